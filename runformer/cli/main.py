@@ -1,0 +1,29 @@
+"""``python run_mindformer.py --config X.yaml --run_mode train|finetune|predict …``: runs one task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from runformer.cli.report import reporting_errors
+from runformer.config import load_task
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the task that the arguments describe; return the exit code."""
+    with reporting_errors(debug=wants_traceback(argv)) as outcome:
+        task = load_task(argv)
+        # Imported late: an error in the YAML shows before torch is loaded.
+        if task.predict is not None:
+            from runformer.predict.run import predict
+
+            predict(task)
+        else:
+            from runformer.train.run import train
+
+            train(task)
+    return outcome.exit_code
+
+
+def wants_traceback(argv: Sequence[str]) -> bool:
+    """Whether ``--debug`` was given. Read by hand: errors of the command line itself come before its parser is done."""
+    return any(word == "--debug" or word.lower() == "--debug=true" for word in argv)

@@ -1,0 +1,52 @@
+"""How a command ends: an exit code, and for an error one message that a person can act on."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from runformer.errors import RunformerError
+
+INTERRUPTED = 130
+"""The shell's code for a program ended by Ctrl-C: 128 + SIGINT."""
+
+
+@dataclass
+class Outcome:
+    """The exit code of a command."""
+
+    exit_code: int = 0
+
+
+@contextmanager
+def reporting_errors(*, debug: bool) -> Iterator[Outcome]:
+    """Run a command's body; print what goes wrong on standard error and keep the exit code for it.
+
+    With ``debug`` errors pass through, for their tracebacks.
+    """
+    outcome = Outcome()
+    try:
+        yield outcome
+    except RunformerError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        outcome.exit_code = error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; checkpoints already saved are as they were", file=sys.stderr)
+        outcome.exit_code = INTERRUPTED
+    except Exception as error:
+        if debug:
+            raise
+        print(_unexpected(error), file=sys.stderr)
+        outcome.exit_code = 1
+
+
+def _unexpected(error: Exception) -> str:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    text = f"{type(error).__name__}: {error}".strip()
+    hint = "this is not a known kind of error; add --debug to see where it comes from"
+    return f"error: {text} ({last.filename}:{last.lineno})\n  hint: {hint}"

@@ -1,0 +1,276 @@
+"""The Task: what one run does, in the terms of PyTorch users.
+
+``runformer.config`` makes it from a MindFormers YAML file and the command line; the rooms above see
+only this, never a MindFormers key. It is plain frozen data, and making it imports no torch: dtypes are
+names (``"float32"``, ``"bfloat16"``, ``"float16"``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+DType = Literal["float32", "bfloat16", "float16"]
+RunMode = Literal["train", "finetune", "predict"]
+
+
+@dataclass(frozen=True, slots=True)
+class RopeScaling:
+    """How rotary positions are stretched beyond the trained length.
+
+    ``linear`` divides positions by ``factor``; ``ntk`` multiplies the base by it; ``yarn``
+    (arXiv:2309.00071) and ``llama3`` (Llama 3.1) blend the two by wavelength.
+    """
+
+    kind: Literal["linear", "ntk", "yarn", "llama3"]
+    factor: float
+    original_max_positions: int | None = None
+    low_freq_factor: float = 1.0  # llama3
+    high_freq_factor: float = 4.0  # llama3
+    beta_fast: float = 32.0  # yarn
+    beta_slow: float = 1.0  # yarn
+    attention_factor: float | None = None  # yarn; None: from factor and the two mscales
+    mscale: float | None = None  # yarn
+    mscale_all_dim: float | None = None  # yarn
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """The shape of one decoder-only transformer. Sizes are counts of elements, heads or layers."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    max_positions: int
+    rms_norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+    rope_scaling: RopeScaling | None = None
+    qkv_bias: bool = False
+    attention_output_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    tie_embeddings: bool = False
+    initializer_range: float = 0.02
+    bos_token_id: int | None = None
+    eos_token_ids: tuple[int, ...] = ()
+    pad_token_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """The dtype of each part of the model: stored weights, matrix products, norms, softmax, rotary tables."""
+
+    parameters: DType = "float32"
+    compute: DType = "float32"
+    norm: DType = "float32"
+    softmax: DType = "float32"
+    rotary: DType = "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class LoraOptions:
+    """Low-rank adapters (arXiv:2106.09685): ``y = W x + (alpha / rank) · B A dropout(x)``.
+
+    ``target_modules`` is a regular expression over MindFormers' names of the linear layers (``wq``, ``w1``, …).
+    """
+
+    rank: int
+    alpha: float
+    dropout: float
+    target_modules: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTask:
+    """Which model to build.
+
+    Either ``options`` (all from the YAML), or ``pretrained_dir`` (a Hugging Face folder whose
+    ``config.json`` describes it) with ``overrides``: ModelOptions fields that the YAML sets by name.
+    ``name`` is the recipe's label for it.
+    """
+
+    name: str
+    options: ModelOptions | None
+    pretrained_dir: Path | None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    precision: Precision = Precision()
+    lora: LoraOptions | None = None
+    sequence_length: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """Where weights come from, and whether the run goes on from a checkpoint.
+
+    ``path`` is what ``load_checkpoint`` names: one of our checkpoints or the folder that holds them, a
+    Hugging Face folder, a safetensors file, a MindFormers folder. ``resume_name`` picks one inside it.
+    """
+
+    path: Path | None = None
+    resume: bool = False
+    resume_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DataOptions:
+    """One dataset of token rows.
+
+    ``columns`` are those of the file, in the order (tokens, labels, ignored…). With ``already_shifted``
+    rows have ``sequence_length`` tokens and labels are the next tokens; otherwise rows have one more,
+    inputs are ``[:-1]`` and labels ``[1:]``.
+    """
+
+    paths: tuple[Path, ...]
+    columns: tuple[str, ...]
+    shuffle: bool
+    seed: int
+    num_samples: int | None = None
+    drop_remainder: bool = True
+    already_shifted: bool = False
+    pad_token_id: int | None = None
+    ignore_token_id: int = -100
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerOptions:
+    """AdamW with decoupled weight decay (arXiv:1711.05101)."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleOptions:
+    """A learning-rate curve: ``kind`` is MindFormers' name of it, ``parameters`` its arguments by name.
+
+    ``total_steps`` and ``warmup_*`` left out or -1 follow from the length of the run.
+    """
+
+    kind: str
+    parameters: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class LossScaleOptions:
+    """Multiply the loss before the backward pass, divide gradients after it (needed by float16).
+
+    Dynamic: on overflow the step is skipped and the scale divided by ``factor``; after ``window`` good
+    steps it is multiplied by it.
+    """
+
+    initial: float = 1.0
+    dynamic: bool = False
+    factor: float = 2.0
+    window: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class SaveOptions:
+    """When checkpoints are written, and how many are kept."""
+
+    prefix: str = "CKP"
+    every_steps: int = 1
+    keep: int = 5
+    trainable_only_copy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LossLineOptions:
+    """The console loss line: printed every ``every_steps``; ``running_mean`` adds the epoch's mean."""
+
+    every_steps: int = 1
+    running_mean: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TrainTask:
+    """Everything that a training run needs besides the model."""
+
+    data: DataOptions
+    epochs: int
+    batch_size: int
+    accumulation_steps: int
+    optimizer: OptimizerOptions
+    schedule: ScheduleOptions
+    loss_scale: LossScaleOptions
+    max_grad_norm: float | None
+    save: SaveOptions | None
+    loss_line: LossLineOptions = LossLineOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerOptions:
+    """Where a tokenizer lies and what the YAML says about it. All None: beside the weights."""
+
+    directory: Path | None = None
+    kind: str | None = None
+    tokenizer_file: Path | None = None
+    vocab_file: Path | None = None
+    merges_file: Path | None = None
+    special_tokens: Mapping[str, str] = field(
+        default_factory=dict
+    )  # "bos_token", "eos_token", "pad_token", "unk_token"
+    add_bos_token: bool | None = None
+    add_eos_token: bool | None = None
+    chat_template: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationOptions:
+    """How tokens are picked. None: the model folder's ``generation_config.json``, then Hugging Face's default."""
+
+    max_new_tokens: int | None = None
+    max_length: int | None = None
+    do_sample: bool | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    repetition_penalty: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PredictTask:
+    """Prompts and how to answer them. ``inputs`` is what ``--predict_data`` gave: texts, or one ``.txt`` file."""
+
+    inputs: tuple[str, ...]
+    batch_size: int | None
+    chat: bool
+    generation: GenerationOptions
+    save_file: Path
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceOptions:
+    """``kind`` None: the best there is (NPU, CUDA, then CPU). ``index`` counts devices of that kind."""
+
+    kind: Literal["cpu", "cuda", "npu"] | None
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One run, whole. ``train`` is set when training, ``predict`` when predicting; never both.
+
+    ``compile``: ``never``, ``accelerator`` (only there) or ``always``. ``notices`` tell the user what
+    was read differently from how it is written, and which keys mean nothing here.
+    """
+
+    run_mode: RunMode
+    config_file: Path
+    output_dir: Path
+    seed: int
+    device: DeviceOptions
+    compile: Literal["never", "accelerator", "always"]
+    model: ModelTask
+    tokenizer: TokenizerOptions
+    load: LoadOptions
+    train: TrainTask | None
+    predict: PredictTask | None
+    notices: tuple[str, ...] = ()

@@ -1,0 +1,1 @@
+"""The decoder, its layers, families and adapters."""

@@ -1,0 +1,192 @@
+"""One decoder-only transformer for Llama 2/3, SmolLM2, Qwen2/2.5 and Qwen3.
+
+Its parameters carry Hugging Face's names (``model.layers.0.self_attn.q_proj.weight``), so folders from
+there load without renaming. What differs between families are fields of ``ModelOptions``.
+
+Shape suffixes: B batch, L positions, S key positions, D hidden size, H query heads, G key-value heads,
+K head size, F MLP width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from runformer.config.task import DType, ModelOptions, Precision
+from runformer.models.layers import Linear, RMSNorm, apply_rope, swiglu
+from runformer.models.rope import rope_frequencies, rope_tables
+
+TORCH_DTYPES: dict[DType, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+class LayerCache(Protocol):
+    """Keys and values of one layer for the positions seen so far."""
+
+    def update(self, keys_BGLK: Tensor, values_BGLK: Tensor) -> tuple[Tensor, Tensor]:
+        """Add those of new positions; give all of them, ``(B, G, S, K)`` each."""
+        ...
+
+
+Rope = tuple[Tensor, Tensor]
+
+
+class Attention(nn.Module):
+    """Grouped-query attention (arXiv:2305.13245) with rotary positions and, in Qwen3, normalised q and k."""
+
+    def __init__(self, options: ModelOptions, precision: Precision) -> None:
+        super().__init__()
+        self.head_dim = options.head_dim
+        self.num_kv_heads = options.num_kv_heads
+        q_size, kv_size = options.num_heads * options.head_dim, options.num_kv_heads * options.head_dim
+        self.q_proj = Linear(options.hidden_size, q_size, bias=options.qkv_bias)
+        self.k_proj = Linear(options.hidden_size, kv_size, bias=options.qkv_bias)
+        self.v_proj = Linear(options.hidden_size, kv_size, bias=options.qkv_bias)
+        self.o_proj = Linear(q_size, options.hidden_size, bias=options.attention_output_bias)
+        norm = TORCH_DTYPES[precision.norm]
+        self.q_norm = RMSNorm(options.head_dim, options.rms_norm_eps, norm) if options.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(options.head_dim, options.rms_norm_eps, norm) if options.qk_norm else nn.Identity()
+
+    def forward(self, x_BLD: Tensor, rope: Rope, mask: Tensor | None, cache: LayerCache | None) -> Tensor:
+        """Attend; ``mask`` is boolean, ``(B | 1, 1, L, S)``, True where a key is seen.
+
+        None is causal; a single position then sees the whole cache.
+        """
+        B, L, _ = x_BLD.shape
+        q_BLHK = self.q_norm(self.q_proj(x_BLD).view(B, L, -1, self.head_dim))
+        k_BLGK = self.k_norm(self.k_proj(x_BLD).view(B, L, -1, self.head_dim))
+        v_BGLK = self.v_proj(x_BLD).view(B, L, -1, self.head_dim).transpose(1, 2)
+        q_BHLK = apply_rope(q_BLHK, *rope).transpose(1, 2)
+        k_BGSK = apply_rope(k_BLGK, *rope).transpose(1, 2)
+        v_BGSK = v_BGLK
+        if cache is not None:
+            k_BGSK, v_BGSK = cache.update(k_BGSK, v_BGLK)
+        out_BHLK = F.scaled_dot_product_attention(
+            q_BHLK,
+            k_BGSK,
+            v_BGSK,
+            attn_mask=mask,
+            is_causal=mask is None and x_BLD.shape[1] > 1,
+            enable_gqa=q_BHLK.shape[1] != k_BGSK.shape[1],
+        )
+        out_BLD: Tensor = self.o_proj(out_BHLK.transpose(1, 2).reshape(B, L, -1))
+        return out_BLD
+
+
+class MLP(nn.Module):
+    """The SwiGLU feed-forward block."""
+
+    def __init__(self, options: ModelOptions) -> None:
+        super().__init__()
+        self.gate_proj = Linear(options.hidden_size, options.intermediate_size, bias=options.mlp_bias)
+        self.up_proj = Linear(options.hidden_size, options.intermediate_size, bias=options.mlp_bias)
+        self.down_proj = Linear(options.intermediate_size, options.hidden_size, bias=options.mlp_bias)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        """``(B, L, D)`` to ``(B, L, D)``."""
+        out_BLD: Tensor = self.down_proj(swiglu(self.gate_proj(x_BLD), self.up_proj(x_BLD)))
+        return out_BLD
+
+
+class DecoderLayer(nn.Module):
+    """Attention and MLP, each on a normalised copy of the residual stream."""
+
+    def __init__(self, options: ModelOptions, precision: Precision) -> None:
+        super().__init__()
+        norm = TORCH_DTYPES[precision.norm]
+        self.self_attn = Attention(options, precision)
+        self.mlp = MLP(options)
+        self.input_layernorm = RMSNorm(options.hidden_size, options.rms_norm_eps, norm)
+        self.post_attention_layernorm = RMSNorm(options.hidden_size, options.rms_norm_eps, norm)
+
+    def forward(self, x_BLD: Tensor, rope: Rope, mask: Tensor | None, cache: LayerCache | None) -> Tensor:
+        """``(B, L, D)`` to ``(B, L, D)``."""
+        x_BLD = x_BLD + self.self_attn(self.input_layernorm(x_BLD), rope, mask, cache)
+        mlp_BLD: Tensor = self.mlp(self.post_attention_layernorm(x_BLD))
+        return x_BLD + mlp_BLD
+
+
+class Decoder(nn.Module):
+    """Embedding, layers, final norm: token ids to hidden states."""
+
+    frequencies_C: Tensor
+
+    def __init__(self, options: ModelOptions, precision: Precision) -> None:
+        super().__init__()
+        self.precision = precision
+        self.embed_tokens = nn.Embedding(options.vocab_size, options.hidden_size)
+        self.layers = nn.ModuleList(DecoderLayer(options, precision) for _ in range(options.num_layers))
+        self.norm = RMSNorm(options.hidden_size, options.rms_norm_eps, TORCH_DTYPES[precision.norm])
+        frequencies_C, self.rope_factor = rope_frequencies(options)
+        self.register_buffer("frequencies_C", frequencies_C, persistent=False)
+
+    def forward(
+        self,
+        tokens_BL: Tensor,
+        *,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+        caches: Sequence[LayerCache] | None = None,
+    ) -> Tensor:
+        """Hidden states ``(B, L, D)`` after the final norm.
+
+        Args:
+            tokens_BL: token ids.
+            positions: ``(L,)`` or ``(B, L)``; 0, 1, 2… where None.
+            mask: boolean ``(B | 1, 1, L, S)``, True where a key is seen; causal where None.
+            caches: one a layer, for generation.
+        """
+        if positions is None:
+            positions = torch.arange(tokens_BL.shape[1], device=tokens_BL.device)
+        rotary = TORCH_DTYPES[self.precision.rotary]
+        rope = rope_tables(self.frequencies_C, self.rope_factor, positions, rotary)
+        x_BLD = self.embed_tokens(tokens_BL).to(TORCH_DTYPES[self.precision.compute])
+        for index, layer in enumerate(self.layers):
+            x_BLD = layer(x_BLD, rope, mask, None if caches is None else caches[index])
+        hidden_BLD: Tensor = self.norm(x_BLD)
+        return hidden_BLD
+
+
+class CausalLM(nn.Module):
+    """The decoder with its output layer, which is the embedding itself where they are tied."""
+
+    def __init__(self, options: ModelOptions, precision: Precision) -> None:
+        super().__init__()
+        self.options = options
+        self.precision = precision
+        self.model = Decoder(options, precision)
+        self.lm_head = None if options.tie_embeddings else Linear(options.hidden_size, options.vocab_size, bias=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.model.frequencies_C.device
+
+    @property
+    def head_weight_VD(self) -> Tensor:
+        """The weight that turns hidden states into logits."""
+        weight: Tensor = self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+        return weight
+
+    def forward(
+        self,
+        tokens_BL: Tensor,
+        *,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+        caches: Sequence[LayerCache] | None = None,
+    ) -> Tensor:
+        """Hidden states ``(B, L, D)``: training and generation each need logits of only some of them."""
+        hidden_BLD: Tensor = self.model(tokens_BL, positions=positions, mask=mask, caches=caches)
+        return hidden_BLD
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """``(..., D)`` to ``(..., V)`` float32; the product runs in the compute dtype."""
+        return F.linear(hidden, self.head_weight_VD.to(hidden.dtype)).float()

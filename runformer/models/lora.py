@@ -1,0 +1,66 @@
+"""Low-rank adapters on linear layers (LoRA, arXiv:2106.09685)."""
+
+from __future__ import annotations
+
+import re
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from runformer.config.task import LoraOptions
+from runformer.errors import ConfigError
+from runformer.models.decoder import CausalLM
+from runformer.models.layers import Linear
+from runformer.models.names import to_mindformers
+
+_KEY = "model.model_config.pet_config.target_modules"
+
+
+class LoraLinear(Linear):
+    """``y = W x + b + (alpha / rank) · B A dropout(x)``, with W and b frozen.
+
+    ``lora_A.weight`` is ``(rank, in)``, ``lora_B.weight`` is ``(out, rank)``; B starts at zero.
+    """
+
+    def __init__(self, base: nn.Linear, options: LoraOptions) -> None:
+        super().__init__(base.in_features, base.out_features, bias=base.bias is not None)
+        self.weight, self.bias = base.weight, base.bias
+        self.lora_A = Linear(base.in_features, options.rank, bias=False)
+        self.lora_B = Linear(options.rank, base.out_features, bias=False)
+        self.scaling = options.alpha / options.rank
+        self.dropout = options.dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(..., in)`` to ``(..., out)``."""
+        adapted: Tensor = self.lora_B(self.lora_A(F.dropout(x, self.dropout, self.training)))
+        return super().forward(x) + adapted * self.scaling
+
+
+def add_lora(model: CausalLM, options: LoraOptions) -> None:
+    """Put adapters on the layers whose MindFormers name matches, and freeze all other parameters.
+
+    The pattern is matched from the start of the layer's own name (``wq``) or of its full one
+    (``model.layers.0.attention.wq``), as the original does.
+
+    Raises:
+        ConfigError: the pattern is no regular expression, or matches no layer.
+    """
+    try:
+        pattern = re.compile(options.target_modules)
+    except re.error as error:
+        raise ConfigError(f"{_KEY}: {options.target_modules!r} is no regular expression: {error}") from None
+    model.requires_grad_(False)
+    targets = [name for name, module in model.named_modules() if type(module) is Linear and _matches(pattern, name)]
+    if not targets:
+        raise ConfigError(
+            f"{_KEY}: {options.target_modules!r} matches no layer",
+            hint="layers are named wq, wk, wv, wo (attention) and w1, w2, w3 (MLP), e.g. '.*wq|.*wv'",
+        )
+    for name in targets:
+        parent = model.get_submodule(name.rpartition(".")[0])
+        setattr(parent, name.rpartition(".")[2], LoraLinear(model.get_submodule(name), options))  # type: ignore[arg-type]
+
+
+def _matches(pattern: re.Pattern[str], module_name: str) -> bool:
+    full = to_mindformers(module_name + ".weight").removesuffix(".weight")
+    return bool(pattern.match(full) or pattern.match(full.rpartition(".")[2]))

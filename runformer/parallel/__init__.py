@@ -1,0 +1,1 @@
+"""Devices, and how work is laid out over them."""

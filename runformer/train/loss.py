@@ -1,0 +1,87 @@
+"""Cross-entropy over a large vocabulary without ever holding all logits.
+
+Rows whose label counts are taken in chunks; each chunk's logits live just long enough to give its loss and
+its gradients, which are computed in the forward pass. Against keeping logits this saves their memory three
+times over (logits, their float32 copy, their gradient); against recomputing them, one matrix product in four.
+
+Shape suffixes: N rows (positions of a batch), D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from runformer.data.batch import IGNORED
+
+_CHUNK_ELEMENTS = {"cpu": 2**23, "cuda": 2**27, "npu": 2**27}
+"""Logits held at a time: 32 MiB of float32 on a CPU stay near its caches, an accelerator wants large products."""
+
+
+def cross_entropy(hidden: Tensor, head_weight_VD: Tensor, labels: Tensor, divisor: float) -> Tensor:
+    """Sum of the token losses ÷ ``divisor``.
+
+    Args:
+        hidden: ``(..., D)`` hidden states in the compute dtype.
+        head_weight_VD: the output layer's weight, in its own dtype.
+        labels: ``(...)`` token ids; ``IGNORED`` where a position does not count.
+        divisor: the number of counted tokens of the *global* batch, over all micro-batches and devices, so
+            that splitting a batch never changes the loss or its gradient.
+
+    Returns:
+        A float32 scalar. It may be differentiated once.
+    """
+    counted = labels.flatten() != IGNORED
+    rows_ND = hidden.flatten(0, -2)[counted]
+    labels_N = labels.flatten()[counted]
+    loss: Tensor = _ChunkedCrossEntropy.apply(rows_ND, head_weight_VD, labels_N, divisor)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows_ND: Tensor, head_weight_VD: Tensor, labels_N: Tensor, divisor: float) -> Tensor:
+        weight_VD = head_weight_VD.to(rows_ND.dtype)
+        grad_rows_ND = torch.empty_like(rows_ND) if ctx.needs_input_grad[0] else None
+        grad_weight_VD = torch.zeros_like(head_weight_VD) if ctx.needs_input_grad[1] else None
+        loss = torch.zeros((), dtype=torch.float32, device=rows_ND.device)
+        size = max(1, _CHUNK_ELEMENTS[rows_ND.device.type] // weight_VD.shape[0])
+        for start in range(0, len(rows_ND), size):
+            chunk = slice(start, start + size)
+            logits = F.linear(rows_ND[chunk], weight_VD).float()
+            normaliser = logits.logsumexp(-1, keepdim=True)
+            picked = labels_N[chunk, None]
+            loss += (normaliser - logits.gather(-1, picked)).sum()
+            if not any(ctx.needs_input_grad):
+                continue
+            # softmax − one-hot, in place of the logits
+            probabilities = logits.sub_(normaliser).exp_()
+            probabilities.scatter_add_(-1, picked, torch.full_like(normaliser, -1.0))
+            grad_logits = probabilities.div_(divisor).to(rows_ND.dtype)
+            if grad_rows_ND is not None:
+                grad_rows_ND[chunk] = grad_logits @ weight_VD
+            if grad_weight_VD is not None:
+                _add_product(grad_weight_VD, grad_logits.T, rows_ND[chunk])
+        ctx.save_for_backward(grad_rows_ND, grad_weight_VD)
+        return loss / divisor
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        grad_rows_ND, grad_weight_VD = ctx.saved_tensors
+        # In place, since nothing else holds them: a tied vocabulary's gradient is the largest tensor of all.
+        for saved in (grad_rows_ND, grad_weight_VD):
+            if saved is not None:
+                saved.mul_(gradient)
+        return grad_rows_ND, grad_weight_VD, None, None
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total.add_(left @ right)

@@ -1,0 +1,136 @@
+"""A training task from its Task to its last step."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runformer.checkpoint import CheckpointStore
+from runformer.config.task import SaveOptions, Task, TrainTask
+from runformer.data.loader import BatchLoader
+from runformer.observe import MetricsWriter, Progress, setup_logging
+from runformer.parallel.device import resolve_device
+from runformer.train.loss_scale import LossScaler
+from runformer.train.optimizer import NamedAdamW
+from runformer.train.report import StepReporter
+from runformer.train.schedule import make_schedule
+from runformer.train.setup import build_for_training, open_data
+from runformer.train.state import TrainingPosition, capture, resume
+from runformer.train.step import TrainStep
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainingRun:
+    """All parts of a run, and how far it has come."""
+
+    task: Task
+    options: TrainTask
+    step: TrainStep
+    loader: BatchLoader
+    schedule: Callable[[int], float]
+    store: CheckpointStore | None
+    position: TrainingPosition = field(default_factory=TrainingPosition)
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run, those before a resume included."""
+        return self.options.epochs * self.loader.steps_per_epoch
+
+    @property
+    def metrics_path(self) -> Path:
+        """The run's ``training.jsonl``."""
+        return self.task.output_dir / "training.jsonl"
+
+
+def train(task: Task) -> None:
+    """Run a training task to its end; a finished one is said to be finished."""
+    setup_logging(task.output_dir / "log")
+    for notice in task.notices:
+        logger.info(notice)
+    run = prepare(task)
+    if not task.load.resume:
+        set_aside_earlier_run(task.output_dir)
+    if run.position.step >= run.total_steps:
+        logger.info("nothing left to do: step %d of %d is done", run.position.step, run.total_steps)
+        return
+    fit(run)
+
+
+def prepare(task: Task) -> TrainingRun:
+    """Open the data, build the model, and bring both to where the run starts."""
+    assert task.train is not None, "the task trains"
+    options = task.train
+    device = resolve_device(task.device)
+    loader = open_data(task)
+    model = build_for_training(task, device)
+    optimizer = NamedAdamW(model, options.optimizer)
+    step = TrainStep(model, optimizer, LossScaler(options.loss_scale), options.max_grad_norm, task.seed)
+    run = TrainingRun(
+        task,
+        options,
+        step,
+        loader,
+        make_schedule(options.schedule, steps_per_epoch=loader.steps_per_epoch, epochs=options.epochs),
+        _store(task, options.save),
+    )
+    if task.load.resume:
+        run.position = resume(task, step, loader)
+    return run
+
+
+def set_aside_earlier_run(output_dir: Path) -> None:
+    """Rename what an earlier run left here: its rows must not mix with ours, nor a resume find its steps."""
+    earlier = [output_dir / name for name in ("training.jsonl", "checkpoint") if (output_dir / name).exists()]
+    if not earlier:
+        return
+    number = next(n for n in itertools.count(1) if not (output_dir / f"run_{n}").exists())
+    folder = output_dir / f"run_{number}"
+    folder.mkdir()
+    for path in earlier:
+        path.rename(folder / path.name)
+    logger.info("an earlier run's training.jsonl and checkpoints are now in %s", folder)
+
+
+def _store(task: Task, save: SaveOptions | None) -> CheckpointStore | None:
+    return None if save is None else CheckpointStore(task.output_dir / "checkpoint", save.prefix, save.keep)
+
+
+def fit(run: TrainingRun) -> None:
+    """The loop: batch, step, report, save."""
+    position, loader = run.position, run.loader
+    with (
+        MetricsWriter(run.metrics_path) as metrics,
+        Progress(run.total_steps, position.step) as progress,
+        loader.batches(position.samples) as batches,
+    ):
+        reporter = StepReporter(run.task, run.step, run.loader, metrics, progress)
+        while position.step < run.total_steps:
+            started = time.perf_counter()
+            batch = next(batches)
+            waited = time.perf_counter() - started
+            learning_rate = run.schedule(run.step.optimizer.updates)
+            result = run.step(position.step + 1, batch.split(run.options.batch_size), learning_rate)
+            position.advance(len(batch), loader.steps_per_epoch)
+            reporter.report(position, result, learning_rate, time.perf_counter() - started, waited)
+            if _is_due(run):
+                metrics.sync()  # a step's row is on disk before its checkpoint is
+                save(run)
+
+
+def _is_due(run: TrainingRun) -> bool:
+    saving, step = run.options.save, run.position.step
+    return saving is not None and (step % saving.every_steps == 0 or step == run.total_steps)
+
+
+def save(run: TrainingRun) -> None:
+    """Write a checkpoint of where the run stands."""
+    assert run.store is not None, "the task saves"
+    state = capture(run.step, run.position, batch_size=run.loader.batch_size, seed=run.task.seed)
+    folder = run.store.save(state)
+    logger.info("saved %s", folder)

@@ -1,0 +1,53 @@
+"""The parts of a training run: data from its files, the model with its first weights."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import torch
+
+from runformer.checkpoint import find_weights, load_weights
+from runformer.config.task import Task
+from runformer.data.dataset import TokenDataset
+from runformer.data.loader import BatchLoader
+from runformer.data.order import SampleOrder
+from runformer.models.build import build_model, initialise
+from runformer.models.decoder import CausalLM
+from runformer.models.families import resolve_options
+
+logger = logging.getLogger(__name__)
+
+
+def open_data(task: Task) -> BatchLoader:
+    """The training set as global batches: the samples of all micro-batches of a step together."""
+    assert task.train is not None, "the task trains"
+    options = task.train
+    dataset = TokenDataset(options.data, task.model.sequence_length, resolve_options(task.model).vocab_size)
+    order = SampleOrder(len(dataset), options.data.shuffle, options.data.seed)
+    return BatchLoader(dataset, order, options.batch_size * options.accumulation_steps, options.data.drop_remainder)
+
+
+def build_for_training(task: Task, device: torch.device) -> CausalLM:
+    """The model with the weights that training starts from.
+
+    Those are ``load_checkpoint``'s, else those of ``pretrained_model_dir``, else random. A run that resumes gets
+    them from its checkpoint instead.
+    """
+    model = build_model(resolve_options(task.model), task.model.precision, device, task.model.lora)
+    path = None if task.load.resume else task.load.path or task.model.pretrained_dir
+    if path is None or task.model.lora is not None:
+        initialise(model, task.seed, adapters_only=path is not None)
+    if path is not None:
+        source = find_weights(replace(task.load, path=path), model.options)
+        load_weights(source, dict(model.named_parameters()), tied=model.options.tie_embeddings)
+        logger.info("weights from %s", source.path)
+    if task.compile == "always" or (task.compile == "accelerator" and device.type != "cpu"):
+        compile_layers(model)
+    return model.train()
+
+
+def compile_layers(model: CausalLM) -> None:
+    """Compile each layer by itself: they share one graph, so the compiler runs once, not once a layer."""
+    for layer in model.model.layers:
+        layer.compile()
