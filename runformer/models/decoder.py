@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from runformer.config.task import DType, ModelOptions, Precision
-from runformer.models.layers import Linear, RMSNorm, apply_rope, swiglu
+from runformer.models.layers import Embedding, Linear, RMSNorm, apply_rope, swiglu
 from runformer.models.rope import rope_frequencies, rope_tables
 
 TORCH_DTYPES: dict[DType, torch.dtype] = {
@@ -121,7 +121,7 @@ class Decoder(nn.Module):
     def __init__(self, options: ModelOptions, precision: Precision) -> None:
         super().__init__()
         self.precision = precision
-        self.embed_tokens = nn.Embedding(options.vocab_size, options.hidden_size)
+        self.embed_tokens = Embedding(options.vocab_size, options.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(options, precision) for _ in range(options.num_layers))
         self.norm = RMSNorm(options.hidden_size, options.rms_norm_eps, TORCH_DTYPES[precision.norm])
         frequencies_C, self.rope_factor = rope_frequencies(options)

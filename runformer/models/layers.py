@@ -19,10 +19,20 @@ from torch.autograd.function import once_differentiable
 class Linear(nn.Linear):
     """``y = x Wᵀ + b`` in the dtype of ``x``."""
 
+    def reset_parameters(self) -> None:
+        """Nothing: ``models.build`` fills parameters, once, from weights or by name."""
+
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(..., in)`` to ``(..., out)``."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.weight.to(x.dtype), bias)
+
+
+class Embedding(nn.Embedding):
+    """A table of rows, one a token."""
+
+    def reset_parameters(self) -> None:
+        """Nothing, as in ``Linear``."""
 
 
 class RMSNorm(nn.Module):

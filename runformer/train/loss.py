@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from runformer.data.batch import IGNORED
+from runformer.data import IGNORED
 
 _CHUNK_ELEMENTS = {"cpu": 2**23, "cuda": 2**27, "npu": 2**27}
 """Logits held at a time: 32 MiB of float32 on a CPU stay near its caches, an accelerator wants large products."""

@@ -16,7 +16,7 @@ class LossScaler:
     overflow divides it by ``factor``, down to 1; ``window`` steps without one multiply it by ``factor``.
 
     Raises:
-        ConfigError: the scale is not positive, or a dynamic scale has no growth or no window.
+        ConfigError: the scale is not positive, or a dynamic scale's factor or window is below 1.
     """
 
     def __init__(self, options: LossScaleOptions) -> None:

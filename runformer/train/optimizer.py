@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from runformer.config.task import OptimizerOptions
 from runformer.errors import CheckpointError
@@ -15,25 +16,17 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class NamedAdamW:
-    """PyTorch's fused AdamW (arXiv:1711.05101). Decay skips biases and 1-D parameters (norms)."""
+    """PyTorch's fused AdamW (arXiv:1711.05101). Decay skips biases and 1-D parameters (norms).
+
+    It calls PyTorch's functional form: the optimizer classes import the compiler when they are made, which would
+    add a second to the start of every run, and keep their state by position instead of by name.
+    """
 
     def __init__(self, model: nn.Module, options: OptimizerOptions) -> None:
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        decayed = [p for name, p in self.parameters.items() if p.ndim > 1 and not name.endswith(".bias")]
-        others = [p for name, p in self.parameters.items() if p.ndim <= 1 or name.endswith(".bias")]
-        groups = [
-            {"params": decayed, "weight_decay": options.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
-        device_type = next(iter(self.parameters.values())).device.type
-        self._adamw = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            lr=0.0,
-            betas=options.betas,
-            eps=options.eps,
-            fused=device_type in ("cpu", "cuda"),
-        )
         self.updates = 0
+        self._options = options
+        self._moments: dict[str, Tensor] = {}
 
     def gradient_norm(self) -> float:
         """The joint L2 norm of all gradients."""
@@ -51,25 +44,53 @@ class NamedAdamW:
     def _gradients(self) -> list[Tensor]:
         return [p.grad for p in self.parameters.values() if p.grad is not None]
 
+    @torch.no_grad()
     def update(self, learning_rate: float) -> None:
-        """One step of AdamW."""
-        for group in self._adamw.param_groups:
-            group["lr"] = learning_rate
-        self._adamw.step()
+        """One step of AdamW, from the gradients that the parameters hold."""
+        if not self._moments:
+            self._moments = {
+                f"{moment}.{name}": torch.zeros_like(parameter)
+                for moment in MOMENTS
+                for name, parameter in self.parameters.items()
+            }
+        decayed = [name for name, p in self.parameters.items() if p.ndim > 1 and not name.endswith(".bias")]
+        others = [name for name in self.parameters if name not in set(decayed)]
+        for names, decay in ((decayed, self._options.weight_decay), (others, 0.0)):
+            if names:
+                self._update(names, learning_rate, decay)
         self.updates += 1
+
+    def _update(self, names: list[str], learning_rate: float, decay: float) -> None:
+        parameters = [self.parameters[name] for name in names]
+        gradients = [p.grad for p in parameters]
+        assert all(gradient is not None for gradient in gradients), "every trainable parameter takes part in the loss"
+        # The kernels count up a step of each parameter's own; ours are all the same.
+        step = torch.tensor(float(self.updates), device=parameters[0].device)
+        adamw(
+            parameters,  # type: ignore[arg-type]
+            gradients,  # type: ignore[arg-type]
+            [self._moments[f"exp_avg.{name}"] for name in names],
+            [self._moments[f"exp_avg_sq.{name}"] for name in names],
+            [],
+            [step.clone() for _ in names],
+            fused=step.device.type in ("cpu", "cuda"),
+            amsgrad=False,
+            beta1=self._options.betas[0],
+            beta2=self._options.betas[1],
+            lr=learning_rate,
+            weight_decay=decay,
+            eps=self._options.eps,
+            maximize=False,
+        )
 
     def zero_grad(self) -> None:
         """Drop all gradients, and their memory."""
-        self._adamw.zero_grad(set_to_none=True)
+        for parameter in self.parameters.values():
+            parameter.grad = None
 
-    def state(self) -> dict[str, Tensor]:
-        """The moments by name; empty before the first update."""
-        return {
-            f"{moment}.{name}": self._adamw.state[parameter][moment]
-            for name, parameter in self.parameters.items()
-            for moment in MOMENTS
-            if parameter in self._adamw.state
-        }
+    def state(self) -> Mapping[str, Tensor]:
+        """The moments, ``<moment>.<parameter name>``; empty before the first update."""
+        return self._moments
 
     def load_state(self, moments: Mapping[str, Tensor], updates: int) -> None:
         """Take over moments (copied) and the number of updates that made them.
@@ -79,19 +100,15 @@ class NamedAdamW:
         """
         if updates == 0:
             return  # Adam makes its moments with the first update
-        for name, parameter in self.parameters.items():
-            # A 0-D float32 counter on the parameter's device is what the fused kernels expect.
-            state = {"step": torch.tensor(float(updates), device=parameter.device)}
-            for moment in MOMENTS:
-                saved = moments.get(f"{moment}.{name}")
-                if saved is None or saved.shape != parameter.shape:
-                    raise CheckpointError(_mismatch(f"{moment}.{name}", saved, parameter))
-                state[moment] = saved.to(device=parameter.device, dtype=parameter.dtype, copy=True)
-            self._adamw.state[parameter] = state
-        self.updates = updates
-
-
-def _mismatch(key: str, saved: Tensor | None, parameter: Tensor) -> str:
-    if saved is None:
-        return f"optimizer state {key}: missing in the checkpoint"
-    return f"optimizer state {key}: shape {tuple(saved.shape)} in the checkpoint, {tuple(parameter.shape)} in the model"
+        loaded = {}
+        for moment in MOMENTS:
+            for name, parameter in self.parameters.items():
+                key = f"{moment}.{name}"
+                if key not in moments:
+                    raise CheckpointError(f"optimizer state {key}: missing in the checkpoint")
+                saved = moments[key]
+                if saved.shape != parameter.shape:
+                    shapes = f"{tuple(saved.shape)} in the checkpoint, {tuple(parameter.shape)} in the model"
+                    raise CheckpointError(f"optimizer state {key}: shape {shapes}")
+                loaded[key] = saved.to(device=parameter.device, dtype=parameter.dtype, copy=True)
+        self._moments, self.updates = loaded, updates

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 from runformer.config.task import Task
 from runformer.data.loader import BatchLoader
@@ -43,6 +44,11 @@ class StepReporter:
         )
         self._peak_flops = peak_flops(self._device)
         self._epoch_mean = EpochMean()
+
+    def recall(self, rows: Iterable[StepRow]) -> None:
+        """Take up the epoch's mean loss from the steps before a resume."""
+        for row in rows:
+            self._epoch_mean.add(row.epoch, row.loss)
 
     def report(
         self, position: TrainingPosition, result: StepResult, learning_rate: float, seconds: float, waited: float

@@ -12,7 +12,7 @@ from pathlib import Path
 from runformer.checkpoint import CheckpointStore
 from runformer.config.task import SaveOptions, Task, TrainTask
 from runformer.data.loader import BatchLoader
-from runformer.observe import MetricsWriter, Progress, setup_logging
+from runformer.observe import MetricsWriter, Progress, read_rows, setup_logging
 from runformer.parallel.device import resolve_device
 from runformer.train.loss_scale import LossScaler
 from runformer.train.optimizer import NamedAdamW
@@ -110,6 +110,7 @@ def fit(run: TrainingRun) -> None:
         loader.batches(position.samples) as batches,
     ):
         reporter = StepReporter(run.task, run.step, run.loader, metrics, progress)
+        reporter.recall(row for row in read_rows(run.metrics_path) if row.step <= position.step)
         while position.step < run.total_steps:
             started = time.perf_counter()
             batch = next(batches)

@@ -84,14 +84,14 @@ class _Parameters:
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
             raise ConfigError(f"lr_schedule.{key}: {value!r} is not a finite number")
         if not low <= value <= high:
-            raise ConfigError(f"lr_schedule.{key}: {value} is {_limits(low, high)}")
+            raise ConfigError(f"lr_schedule.{key}: {value:g} is {_limits(low, high)}")
         return value
 
     def count(self, key: str, default: int | None = None, *, low: int = 0) -> int:
         """As ``number``, for a whole number of steps."""
         value = self.number(key, default, low=low)
         if value != int(value):
-            raise ConfigError(f"lr_schedule.{key}: {value} is not a whole number of steps")
+            raise ConfigError(f"lr_schedule.{key}: {value:g} is not a whole number of steps")
         return int(value)
 
     def share(self, ratio_key: str, steps_key: str, default: int | None = None) -> int:
@@ -271,7 +271,6 @@ _CURVES: Mapping[str, Callable[[_Parameters], Curve]] = {
     "CosineWithWarmUpLR": _cosine,
     "CosineWithRestartsAndWarmUpLR": _cosine_with_restarts,
     "PolynomialWithWarmUpLR": _polynomial,
-    "polynomial": _polynomial,
     "WarmUpStableDecayLR": _stable_then_decay,
     "CosineAnnealingLR": _cosine_annealing,
     "CosineAnnealingWarmRestarts": _cosine_annealing_with_restarts,

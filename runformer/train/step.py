@@ -10,7 +10,8 @@ import torch
 import xxhash
 from torch import Tensor
 
-from runformer.data.batch import IGNORED, TokenBatch
+from runformer.data import IGNORED
+from runformer.data.batch import TokenBatch
 from runformer.errors import TrainingError
 from runformer.models.decoder import CausalLM
 from runformer.train.loss import cross_entropy

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from runformer.data.batch import IGNORED
+from runformer.data import IGNORED
 from runformer.train import loss as loss_module
 from runformer.train.loss import cross_entropy
 

@@ -1,0 +1,79 @@
+"""The tokenizer that the other rooms use: text to ids, ids to text, messages to a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import tokenizers
+
+from runformer.errors import TokenizerError
+from runformer.tokenizer.chat import render_chat
+
+
+class Tokenizer:
+    """Text to token ids and back, whatever files it came from. Made by ``load_tokenizer``.
+
+    Args:
+        backend: encodes, decodes and adds bos and eos as the folder and the recipe say.
+        special_tokens: ``bos_token``, ``eos_token``, ``pad_token``, ``unk_token``, … and their text.
+        chat_template: Jinja source of the model's chat format; None: it has none.
+    """
+
+    def __init__(
+        self, backend: tokenizers.Tokenizer, special_tokens: Mapping[str, str], chat_template: str | None
+    ) -> None:
+        self._backend = backend
+        self.special_tokens = dict(special_tokens)
+        self.chat_template = chat_template
+        self.bos_id = self._special_id("bos_token")
+        self.eos_id = self._special_id("eos_token")
+        self.pad_id = self._special_id("pad_token")
+        self.unk_id = self._special_id("unk_token")
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """The token ids of ``text``; special tokens written in it become their ids.
+
+        ``add_special_tokens``: put bos before and eos behind, where this tokenizer adds them.
+
+        Raises:
+            TokenizerError: the text holds half of a surrogate pair, which is no character.
+        """
+        try:
+            return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+        except TypeError as error:
+            raise TokenizerError(f"not valid Unicode text: {text[:80]!r}", hint="save it as UTF-8") from error
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """The text of ``ids``; ids that the vocabulary lacks give nothing, broken UTF-8 gives U+FFFD."""
+        return self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
+    def apply_chat_template(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+        """The prompt of a conversation: ``messages`` have ``role`` and ``content``.
+
+        ``add_generation_prompt`` ends it where the assistant is to speak. Encode the result with
+        ``add_special_tokens=False``: the template writes bos itself.
+
+        Raises:
+            TokenizerError: there is no chat template, or it refuses these messages.
+        """
+        if self.chat_template is None:
+            raise TokenizerError(
+                "this tokenizer has no chat template",
+                hint="ask without --chat, or set processor.tokenizer.chat_template",
+            )
+        return render_chat(
+            self.chat_template,
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            special_tokens=self.special_tokens,
+        )
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """The largest token id plus one: what an embedding table must hold at least."""
+        return 1 + max(self._backend.get_vocab(with_added_tokens=True).values())
+
+    def _special_id(self, name: str) -> int | None:
+        token = self.special_tokens.get(name)
+        return None if token is None else self._backend.token_to_id(token)
