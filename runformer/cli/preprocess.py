@@ -30,9 +30,9 @@ def main(argv: Sequence[str]) -> None:
     print(f"wrote {report.written} records of {options.seq_length} + 1 tokens to {options.output}: {columns}")
     print(f"the longest has {report.longest} tokens; shorter ones are padded with token {report.pad_token_id}")
     if report.cut:
-        print(f"{report.cut} records were longer and were cut")
+        print(f"longer records, cut to this length: {report.cut}")
     if report.left_out:
-        print(f"{report.left_out} records were left out: their prompts leave no room for the answer")
+        print(f"records left out, since their prompt leaves no room for the answer: {report.left_out}")
 
 
 def _parser() -> argparse.ArgumentParser:

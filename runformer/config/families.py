@@ -1,0 +1,138 @@
+"""Which model families can be run, and the refusal by name of the others.
+
+This looks at the raw tree before the schema does: a task of another family has keys of its own, and a list of
+unknown keys would hide what matters.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from runformer.config.problems import nearest
+from runformer.config.yaml_file import Node
+from runformer.errors import ConfigError
+
+Family = Literal["llama", "qwen2", "qwen3"]
+
+SUPPORTED = "Llama 2 and 3, SmolLM2, Qwen2 and 2.5, Qwen3 dense"
+_HINT = f"supported: {SUPPORTED}"
+
+_FAMILIES: dict[str, Family] = {
+    "LlamaConfig": "llama",
+    "Qwen2Config": "qwen2",
+    "Qwen3Config": "qwen3",
+    "LlamaForCausalLM": "llama",
+    "ParallelLlamaForCausalLM": "llama",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+    "llama": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+}
+_NAMING_PATHS = (
+    "model.model_config.type",
+    "model.model_config.model_type",
+    "model.model_config.architectures",
+    "model.arch.type",
+    "model.model_type",
+    "model.architectures",
+)
+_EXPERT_COUNTS = (
+    "moe_config.expert_num",
+    "model.model_config.moe_config.expert_num",
+    "model.model_config.expert_num",
+    "model.model_config.n_routed_experts",
+    "model.model_config.num_experts",
+    "model.model_config.num_moe_experts",
+)
+# Keys of model_config that only other architectures have; a prefix ends in an underscore.
+_FOREIGN_KEYS = {
+    "moe_": "mixtures of experts",
+    "num_experts_per_tok": "mixtures of experts",
+    "multi_latent_attention": "multi-head latent attention (DeepSeek)",
+    "kv_lora_rank": "multi-head latent attention (DeepSeek)",
+    "vision_config": "vision models",
+    "vision_model": "vision models",
+}
+_TRAINER = "CausalLanguageModelingTrainer"
+_PYNATIVE_SECTIONS = ("training", "parallelism", "lr_scheduler", "checkpoint")
+
+
+def node_at(root: Node, path: str) -> Node | None:
+    """The value of a dotted path in a tree, or None."""
+    current = root
+    for name in path.split("."):
+        entry = current.value.get(name) if isinstance(current.value, dict) else None
+        if entry is None:
+            return None
+        current = entry.node
+    return current
+
+
+def refuse_other_families(root: Node) -> None:
+    """Stop at a task that no model here can run.
+
+    Raises:
+        ConfigError: naming what the task asks for, and what there is.
+    """
+    for path in _NAMING_PATHS:
+        for name, node in _names(root, path):
+            if name not in _FAMILIES:
+                near = nearest(name, _FAMILIES, likeness=0.85)
+                raise ConfigError(
+                    f"{node.place}: {path}: the model family of {name!r} is not supported"
+                    + (f"; did you mean {near!r}?" if near else ""),
+                    hint=_HINT,
+                )
+    _refuse_experts(root)
+    _refuse_other_architectures(root)
+    _refuse_other_tasks(root)
+
+
+def _refuse_experts(root: Node) -> None:
+    for path in _EXPERT_COUNTS:
+        node = node_at(root, path)
+        count = node.value if node else None
+        if node and isinstance(count, int | float) and count > 1:
+            text = (
+                f"{node.place}: {path} is {count}: mixtures of experts (Mixtral, Qwen3-MoE, DeepSeek) are not supported"
+            )
+            raise ConfigError(text, hint=_HINT)
+
+
+def _refuse_other_architectures(root: Node) -> None:
+    model = node_at(root, "model.model_config")
+    for name, entry in model.value.items() if model and isinstance(model.value, dict) else ():
+        for foreign, what in _FOREIGN_KEYS.items():
+            own = name != "moe_config" and (name.startswith(foreign) if foreign.endswith("_") else name == foreign)
+            if own and entry.node.value not in (None, False):
+                raise ConfigError(f"{entry.key}: model.model_config.{name}: no support for {what}", hint=_HINT)
+
+
+def _refuse_other_tasks(root: Node) -> None:
+    trainer = node_at(root, "trainer.type")
+    if trainer is not None and isinstance(trainer.value, str) and trainer.value != _TRAINER:
+        text = f"{trainer.place}: trainer.type: {trainer.value!r} is not supported"
+        raise ConfigError(text, hint=f"the only trainer is {_TRAINER}, for language models ({SUPPORTED})")
+    pynative = [name for name in _PYNATIVE_SECTIONS if node_at(root, name) is not None]
+    if len(pynative) > 1:
+        place = node_at(root, pynative[0])
+        raise ConfigError(
+            f"{place.place if place else root.place}: sections {', '.join(pynative)}: this file has the schema of "
+            "MindSpore Transformers 2's PyNative trainer, which is not supported",
+            hint="use a task file with runner_config, lr_schedule and model.model_config",
+        )
+
+
+def _names(root: Node, path: str) -> list[tuple[str, Node]]:
+    node = node_at(root, path)
+    if node is None:
+        return []
+    items = node.value if isinstance(node.value, list) else [node]
+    return [(item.value, item) for item in items if isinstance(item.value, str) and item.value not in ("", "None")]
+
+
+def family_of(*names: str | list[str] | None) -> Family | None:
+    """The family that the first known name stands for: a configuration's type, a model type, an architecture."""
+    flat = [name for item in names for name in (item if isinstance(item, list) else [item])]
+    return next((_FAMILIES[name] for name in flat if name in _FAMILIES), None)

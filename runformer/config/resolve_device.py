@@ -1,0 +1,52 @@
+"""From ``context`` and ``use_parallel`` to the device and the question whether to compile."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+from runformer.config.problems import Report, nearest
+from runformer.config.sections import Config
+from runformer.config.task import DeviceOptions
+
+_KINDS: dict[str, Literal["cpu", "cuda", "npu"]] = {"Ascend": "npu", "GPU": "cuda", "CPU": "cpu"}
+_TARGET = "context.device_target"
+_PROCESS_COUNTS = ("WORLD_SIZE", "RANK_SIZE")
+
+
+def device_options(config: Config, report: Report) -> DeviceOptions:
+    """The device. On the command line its kind is meant literally; a file's Ascend or GPU means any accelerator."""
+    target, index = config.context.device_target, config.context.device_id
+    if target is None:
+        return DeviceOptions(None, index)
+    spelling = {name.lower(): name for name in _KINDS}.get(target.lower())
+    if spelling is None:
+        near = nearest(target, _KINDS)
+        suggestion = f"; did you mean {near!r}?" if near else ""
+        report.error(_TARGET, f"must be Ascend, GPU or CPU, not {target!r}{suggestion}")
+        return DeviceOptions(None, index)
+    place = report.place(_TARGET)
+    if spelling == "CPU" or (place is not None and place.on_command_line):
+        return DeviceOptions(_KINDS[spelling], index)
+    report.notice(f"{_TARGET}: {spelling} is read as the best device here (--device_target {spelling} insists on it)")
+    return DeviceOptions(None, index)
+
+
+def compile_mode(config: Config, report: Report) -> Literal["never", "accelerator", "always"]:
+    """Whether the model is compiled: mode 0 in a file asks for it on accelerators, ``--mode 0`` anywhere."""
+    if config.context.mode == 1:
+        return "never"
+    place = report.place("context.mode") if report.given("context.mode") else None
+    return "always" if place is not None and place.on_command_line else "accelerator"
+
+
+def check_one_device(config: Config, report: Report) -> None:
+    """Several devices are not supported: note a task, or a launcher, that asks for them."""
+    counts = {name: os.environ.get(name, "") for name in _PROCESS_COUNTS}
+    several = [f"{name}={value}" for name, value in counts.items() if value.isdecimal() and int(value) > 1]
+    if several:
+        text = f"cannot be used with {several[0]}: several devices are not supported yet; start one process"
+        report.error("use_parallel", text)
+    elif config.use_parallel:
+        text = "is True, and several devices are not supported yet: add --use_parallel False to run on one"
+        report.error("use_parallel", text)

@@ -1,0 +1,317 @@
+"""The schema's machinery: typed dataclasses whose fields say what a key means, and a reader that checks a tree.
+
+A section of the YAML is a dataclass; each field is declared with one of
+
+- ``sets``: the key decides something; ``task_field`` names the field of the Task;
+- ``no_effect``: the key is accepted and does nothing here, for the reason given;
+- ``refused``: only "off" values are accepted, for the reason given;
+- ``group``: the key holds a section of its own.
+
+Unknown keys, wrong types and values out of bounds are all gathered in a ``Report``.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal, TypeVar
+
+from runformer.config.problems import Report, nearest, suggestion
+from runformer.config.yaml_file import Entry, Node
+
+T = TypeVar("T")
+
+Role = Literal["sets", "no effect", "refused", "group"]
+Mode = Literal["train", "predict"]
+
+# What a user writes to say "off": such a value asks for nothing, so nothing needs to be said about it.
+_OFF: tuple[object, ...] = (None, False, "", "None", "off", "none")
+_BEYOND_INTEGERS = 2**63
+_LONGEST_SHOWN = 60  # characters of a value in a message
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What the schema knows of one key besides its type and default.
+
+    ``about`` is the Task field for ``sets``, otherwise the reason. ``least`` and ``most`` are inclusive bounds,
+    ``above`` an exclusive one; a number must be finite unless ``most`` is infinite. ``variants`` maps the ``type``
+    of a list's items to their dataclasses. ``accepted`` values of a key that is refused pass, and those of a key
+    without effect are not worth a word.
+    """
+
+    role: Role
+    meaning: str
+    about: str
+    aliases: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    open: bool = False
+    modes: tuple[Mode, ...] = ("train", "predict")
+    variants: Mapping[str, type] | None = None
+    accepted: tuple[object, ...] = ()
+
+
+def sets(task_field: str, meaning: str, default: Any = None, **limits: Any) -> Any:
+    """A key that decides ``task_field`` of the Task."""
+    return field(default=default, metadata={"key": Key("sets", meaning, task_field, **limits)})
+
+
+def no_effect(reason: str, meaning: str, default: Any = None, **limits: Any) -> Any:
+    """A key that is accepted and does nothing here."""
+    return field(default=default, metadata={"key": Key("no effect", meaning, reason, **limits)})
+
+
+def refused(reason: str, meaning: str, default: Any = None, **limits: Any) -> Any:
+    """A key for something that cannot be done here; its default, ``accepted`` and "off" values pass."""
+    return field(default=default, metadata={"key": Key("refused", meaning, reason, **limits)})
+
+
+def group(meaning: str, default_factory: Callable[[], Any], **limits: Any) -> Any:
+    """A key that holds a section. ``open`` sections take keys that the schema does not know."""
+    return field(default_factory=default_factory, metadata={"key": Key("group", meaning, "", **limits)})
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One field of a section as the reader needs it."""
+
+    name: str
+    hint: Any
+    key: Key
+    default: Any
+
+
+@functools.cache
+def slots_of(section: type) -> Mapping[str, Slot]:
+    """The keys of a section by every name they are known under, aliases included."""
+    hints = typing.get_type_hints(section)
+    result: dict[str, Slot] = {}
+    for item in fields(section):
+        slot = Slot(item.name, hints[item.name], item.metadata["key"], item.default)
+        result.update(dict.fromkeys((item.name, *slot.key.aliases), slot))
+    return result
+
+
+def meanings_of(section: type) -> dict[str, str]:
+    """Every name of a section's keys, with its meaning."""
+    return {name: slot.key.meaning for name, slot in slots_of(section).items()}
+
+
+def section_in(hint: Any) -> type | None:
+    """The dataclass in a type hint, also within a union; None where there is none."""
+    return next((member for member in _members(hint) if is_dataclass(member)), None)  # type: ignore[return-value]
+
+
+def find_slot(root: type, path: str) -> Slot | None:
+    """The slot of a dotted path, such as ``runner_config.epochs``; None where the schema has no such key."""
+    *sections, leaf = path.split(".")
+    current: type | None = root
+    for name in sections:
+        slot = slots_of(current).get(name) if current else None
+        current = section_in(slot.hint) if slot else None
+    return slots_of(current).get(leaf) if current else None
+
+
+def paths_of(root: type, name: str, prefix: str = "") -> Iterator[str]:
+    """Every path that ends in the key ``name`` and has an effect."""
+    for known, slot in slots_of(root).items():
+        inner = section_in(slot.hint)
+        if known == name and slot.key.role == "sets":
+            yield f"{prefix}{known}"
+        if inner is not None:
+            yield from paths_of(inner, name, f"{prefix}{known}.")
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+
+
+def _accepts(hint: Any, node: Node) -> bool:
+    """Whether a node has the shape of a type; what is inside a section is looked at later."""
+    value = node.value
+    if hint is Any:
+        return True
+    if typing.get_origin(hint) is list:
+        return isinstance(value, list) and all(_accepts(typing.get_args(hint)[0], item) for item in value)
+    if is_dataclass(hint) or typing.get_origin(hint) is dict:
+        return isinstance(value, dict)
+    if isinstance(hint, types.UnionType):
+        return any(_accepts(member, node) for member in _members(hint))
+    return _accepts_scalar(hint, value)
+
+
+def _accepts_scalar(hint: Any, value: object) -> bool:
+    if hint is bool or isinstance(value, bool):  # a bool is an int in Python, and in no task file
+        return hint is bool and isinstance(value, bool)
+    if hint is types.NoneType:
+        return value is None
+    if hint is str:  # `prefix: 2024` means the text "2024"
+        return isinstance(value, str | int | float)
+    if not isinstance(value, int | float) or (isinstance(value, int) and abs(value) >= _BEYOND_INTEGERS):
+        return False
+    return not math.isnan(value) if hint is float else isinstance(value, int) or value.is_integer()
+
+
+def _describe(hint: Any) -> str:
+    if isinstance(hint, types.UnionType):
+        return " or ".join(_describe(member) for member in _members(hint) if member is not types.NoneType)
+    if typing.get_origin(hint) is list:
+        return f"a list, each item {_describe(typing.get_args(hint)[0])}"
+    if is_dataclass(hint) or typing.get_origin(hint) is dict:
+        return "a group of keys"
+    return {bool: "True or False", int: "an integer", float: "a number", str: "text"}[hint]
+
+
+def plain(node: Node) -> Any:
+    """The value of a tree as ordinary Python objects."""
+    if isinstance(node.value, dict):
+        return {name: plain(entry.node) for name, entry in node.value.items()}
+    if isinstance(node.value, list):
+        return [plain(item) for item in node.value]
+    return node.value
+
+
+def spell(node: Node) -> str:
+    """A value as a message shows it."""
+    if isinstance(node.value, dict):
+        return "a group of keys"
+    if isinstance(node.value, list):
+        return "a list"
+    text = node.text if len(node.text) <= _LONGEST_SHOWN else f"{node.text[:_LONGEST_SHOWN]}…"
+    return f"the text {text!r}" if isinstance(node.value, str) else (text or "empty")
+
+
+class Reader:
+    """Reads sections out of a tree; what is wrong goes into ``report``."""
+
+    def __init__(self, root: type, report: Report, mode: Mode) -> None:
+        self.root = root
+        self.report = report
+        self.mode = mode
+        self._read_before: dict[tuple[int, type], Any] = {}
+
+    def section(self, section: type[T], node: Node, path: str = "", *, open_: bool = False, quiet: bool = False) -> T:
+        """One section as its dataclass. ``quiet``: it is not used in this run mode, so nothing is said about it."""
+        assert isinstance(node.value, dict)
+        before = (id(node), section)  # an alias: what is wrong inside was said where it first stood
+        if before in self._read_before:
+            return typing.cast(T, self._read_before[before])
+        slots = slots_of(typing.cast(type, section))
+        chosen: dict[str, tuple[str, Entry]] = {}
+        for name, entry in node.value.items():
+            if name in slots:
+                self._choose(chosen, slots[name], name, entry, path)
+            elif not open_:
+                self._unknown(section, name, entry, path)
+        values: dict[str, Any] = {}
+        for field_name, (name, entry) in chosen.items():
+            place = entry.key if entry.key.on_command_line else entry.node.place
+            self.report.record(f"{path}{field_name}", f"{path}{name}", place)
+            self._read(values, slots[name], entry.node, f"{path}{field_name}", quiet)
+        result = self._read_before[before] = section(**values)
+        return result
+
+    def _choose(self, chosen: dict[str, tuple[str, Entry]], slot: Slot, name: str, entry: Entry, path: str) -> None:
+        """Of two names for one key the higher rank wins; at the same rank they must agree."""
+        if entry.node.value is None or (entry.node.value == "None" and _accepts(slot.hint, Node(None, entry.key))):
+            return  # null means: not given
+        known = chosen.get(slot.name)
+        if known is not None and known[1].key.rank == entry.key.rank and plain(known[1].node) != plain(entry.node):
+            text = f"and {name!r} are one key under two names, and their values differ"
+            self.report.error(f"{path}{known[0]}", text, entry.key)
+        if known is None or known[1].key.rank <= entry.key.rank:
+            chosen[slot.name] = (name, entry)
+
+    def _unknown(self, section: type, name: str, entry: Entry, path: str) -> None:
+        elsewhere = next(paths_of(self.root, name), None)
+        if elsewhere is None:
+            text = suggestion(name, meanings_of(section))
+        else:
+            parent = elsewhere.rpartition(".")[0]
+            text = f": it belongs to {parent}" if parent else ": it belongs to the top level"
+        self.report.error(f"{path}{name}", f"is not a known key{text}", entry.key)
+
+    def _read(self, values: dict[str, Any], slot: Slot, node: Node, path: str, quiet: bool) -> None:
+        if not _accepts(slot.hint, node):
+            self.report.error(path, f"must be {_describe(slot.hint)}, not {spell(node)}")
+            return
+        quiet = quiet or self.mode not in slot.key.modes
+        value = self._value(slot, slot.hint, node, path, quiet)
+        if self._within_limits(slot.key, value, path):
+            values[slot.name] = value
+        if slot.key.role == "no effect" and value not in (*_OFF, *slot.key.accepted) and not quiet:
+            self.report.no_effect(path, slot.key.about)
+        if slot.key.role == "refused" and value not in (*_OFF, slot.default, *slot.key.accepted):
+            self.report.error(path, f"cannot be {_shown(value)}: {slot.key.about}")
+
+    def _value(self, slot: Slot, hint: Any, node: Node, path: str, quiet: bool) -> Any:
+        if isinstance(hint, types.UnionType):
+            hint = next(member for member in _members(hint) if _accepts(member, node))
+        if is_dataclass(hint):
+            section: type = hint  # type: ignore[assignment]
+            return self.section(section, node, f"{path}.", open_=slot.key.open, quiet=quiet)
+        if slot.key.variants:
+            assert isinstance(node.value, list)
+            items = (self._variant(slot, item, f"{path}[{index}]", quiet) for index, item in enumerate(node.value))
+            return [item for item in items if item is not None]
+        if hint in (int, float):
+            return hint(node.value)
+        return node.text if hint is str and not isinstance(node.value, str) else plain(node)
+
+    def _variant(self, slot: Slot, node: Node, path: str, quiet: bool) -> Any:
+        """One item of a list whose dataclass its ``type`` names."""
+        assert isinstance(node.value, dict)
+        self.report.record(path, path, node.place)
+        kind = node.value.get("type")
+        name = plain(kind.node) if kind else None
+        if not isinstance(name, str):
+            self.report.error(path, "needs a 'type'")
+            return None
+        variants = slot.key.variants or {}
+        section = variants.get(name)
+        if section is None:
+            near = nearest(name, variants)
+            text = f"is {name!r}, which is not known" + (f": did you mean {near!r}?" if near else "")
+            self.report.error(f"{path}.type", text, kind.node.place if kind else None)
+            return None
+        known_by_name_only = slots_of(section).keys() == {"type"}
+        return self.section(section, node, f"{path}.", open_=known_by_name_only, quiet=quiet)
+
+    def _within_limits(self, key: Key, value: Any, path: str) -> bool:
+        wrong = [text for text in (_out_of_bounds(key, item) for item in _each(value)) if text]
+        if wrong:
+            self.report.error(path, wrong[0])
+        return not wrong
+
+
+def _each(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _shown(value: Any) -> str:
+    return f"{value!r}" if isinstance(value, bool | int | float | str) else "given"
+
+
+def _out_of_bounds(key: Key, value: Any) -> str | None:
+    """What is wrong with a value's size or spelling, or None."""
+    if key.choices and isinstance(value, str) and value not in key.choices:
+        near = nearest(value, key.choices)
+        return f"must be one of {', '.join(key.choices)}, not {value!r}" + (f": did you mean {near!r}?" if near else "")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if math.isinf(value) and key.most != math.inf:
+        return f"must be finite, not {value}"
+    if key.least is not None and value < key.least:
+        return f"must be at least {key.least:g}, not {value}"
+    if key.above is not None and value <= key.above:
+        return f"must be more than {key.above:g}, not {value}"
+    if key.most is not None and value > key.most:
+        return f"must be at most {key.most:g}, not {value}"
+    return None

@@ -1,0 +1,115 @@
+"""The sections about devices: ``context``, ``parallel``, ``parallel_config``, ``recompute_config``, ``swap_config``."""
+# ruff: noqa: RUF009 - the calls wrap dataclasses.field, which the rule would allow
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from runformer.config.schema import no_effect, sets
+from runformer.config.sections.reasons import ASCEND, PARALLEL, RECOMPUTE, STRATEGY
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """``context``: the device, and how MindSpore compiles for it."""
+
+    mode: int | None = sets(
+        "compile", "Run mode of the model: 0 compiles it as a graph, 1 runs it eagerly.", least=0, most=1
+    )
+    device_target: str | None = sets("device.kind", "Kind of device: Ascend, GPU or CPU.")
+    device_id: int = sets("device.index", "Which device of that kind to use, counted from 0.", 0, least=0)
+    max_device_memory: str | None = no_effect(ASCEND, "Upper limit of device memory, such as 58GB.")
+    max_call_depth: int | None = no_effect(ASCEND, "Upper limit of nested calls in a graph.")
+    save_graphs: bool | int | None = no_effect(ASCEND, "Whether compiled graphs are written to disk.")
+    save_graphs_path: str | None = no_effect(ASCEND, "Folder for compiled graphs.")
+    jit_config: dict[str, Any] | None = no_effect(ASCEND, "Options of MindSpore's just-in-time compiler.")
+    jit_level: str | None = no_effect(ASCEND, "Optimisation level of MindSpore's compiler.")
+    ascend_config: dict[str, Any] | None = no_effect(ASCEND, "Options of the Ascend backend.")
+    gpu_config: dict[str, Any] | None = no_effect(ASCEND, "Options of MindSpore's GPU backend.")
+    memory_optimize_level: str | None = no_effect(ASCEND, "How hard MindSpore optimises memory: O0 or O1.")
+    mempool_block_size: str | None = no_effect(ASCEND, "Size of one block of the memory pool.")
+    affinity_cpu_list: Any = no_effect(ASCEND, "Which CPU cores each device's process is bound to.")
+    affinity_config: Any = no_effect(ASCEND, "Which CPU cores each device's process is bound to.")
+    enable_graph_kernel: bool | None = no_effect(ASCEND, "Whether small operators are fused into kernels.")
+    graph_kernel_flags: str | None = no_effect(ASCEND, "Flags of that fusion.")
+    infer_boost: str | bool | None = no_effect(ASCEND, "Whether Ascend's inference accelerator is used.")
+    deterministic: str | bool | None = no_effect(ASCEND, "Whether Ascend's kernels run deterministically.")
+    op_timeout: int | None = no_effect(ASCEND, "Seconds after which an operator counts as hanging.")
+    print_file_path: str | None = no_effect(ASCEND, "File for what MindSpore's Print operator writes.")
+    runtime_num_threads: int | None = no_effect(ASCEND, "Number of threads of MindSpore's runtime.")
+    kernel_launch_group: Any = no_effect(ASCEND, "Groups of threads that launch kernels.")
+    pynative_synchronize: bool | None = no_effect(ASCEND, "Whether eager operators wait for the device.")
+
+
+@dataclass(frozen=True, slots=True)
+class Parallel:
+    """``parallel``: MindSpore's parallel context."""
+
+    parallel_mode: int | str | None = no_effect(PARALLEL, "How work is split: 0 to 3, or the name of the mode.")
+    full_batch: bool | None = no_effect(PARALLEL, "Whether every device loads the whole batch.")
+    search_mode: str | None = no_effect(PARALLEL, "How automatic parallelism searches for a strategy.")
+    enable_parallel_optimizer: bool | None = no_effect(PARALLEL, "Whether optimizer states are sharded.")
+    gradients_mean: bool | None = no_effect(PARALLEL, "Whether gradients are averaged over devices, not summed.")
+    loss_repeated_mean: bool | None = no_effect(PARALLEL, "Whether a repeated loss is averaged over devices.")
+    enable_alltoall: bool | None = no_effect(PARALLEL, "Whether all-to-all communication may be used.")
+    dataset_strategy: Any = no_effect(PARALLEL, "How each input column is split over devices.")
+    strategy_ckpt_save_file: str | None = no_effect(STRATEGY, "File for the strategy of each tensor.")
+    strategy_ckpt_load_file: str | None = no_effect(STRATEGY, "Strategy file to start from.")
+    strategy_ckpt_config: dict[str, Any] | None = no_effect(STRATEGY, "What the strategy file holds.")
+    parallel_optimizer_config: dict[str, Any] | None = no_effect(PARALLEL, "How optimizer states are sharded.")
+    pipeline_config: dict[str, Any] | None = no_effect(PARALLEL, "How pipeline stages are scheduled.")
+    auto_parallel_search_mode: str | None = no_effect(PARALLEL, "Former name of search_mode.")
+    device_num: int | None = no_effect(PARALLEL, "Number of devices.")
+    communi_parallel_mode: str | None = no_effect(PARALLEL, "How communication is laid over computation.")
+    comm_fusion: Any = no_effect(PARALLEL, "How communication operators are fused.")
+    group_ckpt_save_file: str | None = no_effect(STRATEGY, "File for the communication groups.")
+    parameter_broadcast: bool | None = no_effect(PARALLEL, "Whether device 0 sends its weights to the others.")
+
+
+@dataclass(frozen=True, slots=True)
+class ParallelConfig:
+    """``parallel_config``: over how many devices each dimension is split."""
+
+    data_parallel: int | None = no_effect(
+        PARALLEL, "Number of copies of the model, each with its own rows.", accepted=(1,)
+    )
+    model_parallel: int | None = no_effect(PARALLEL, "Number of devices that share each layer.", accepted=(1,))
+    context_parallel: int | None = no_effect(PARALLEL, "Number of devices that share each sequence.", accepted=(1,))
+    expert_parallel: int | None = no_effect(PARALLEL, "Number of devices that share the experts.", accepted=(1,))
+    pipeline_stage: int | None = no_effect(PARALLEL, "Number of stages that the layers are cut into.", accepted=(1,))
+    micro_batch_num: int | None = no_effect(PARALLEL, "Number of micro-batches in the pipeline.", accepted=(1,))
+    seq_split_num: int | None = no_effect(PARALLEL, "Number of parts of a sequence in the pipeline.", accepted=(1,))
+    use_seq_parallel: bool | None = no_effect(PARALLEL, "Whether activations between layers are split by position.")
+    optimizer_shard: bool | None = no_effect(PARALLEL, "Former name of parallel.enable_parallel_optimizer.")
+    gradient_aggregation_group: int | None = no_effect(PARALLEL, "Number of groups that gradients are sent in.")
+    vocab_emb_dp: bool | None = no_effect(PARALLEL, "Whether the embedding is copied, not split.")
+    context_parallel_algo: str | None = no_effect(PARALLEL, "Algorithm of context parallelism.")
+    ulysses_degree_in_cp: int | None = no_effect(
+        PARALLEL, "Share of Ulysses in hybrid context parallelism.", accepted=(1,)
+    )
+    mem_coeff: float | None = no_effect(PARALLEL, "Weight of memory in the strategy search.")
+
+
+@dataclass(frozen=True, slots=True)
+class RecomputeConfig:
+    """``recompute_config``: which activations are computed again instead of kept."""
+
+    recompute: Any = no_effect(RECOMPUTE, "Layers that are recomputed: a switch, or counts a stage.")
+    select_recompute: Any = no_effect(RECOMPUTE, "Operators that are recomputed.")
+    select_comm_recompute: Any = no_effect(RECOMPUTE, "Communication operators that are recomputed.")
+    select_recompute_exclude: Any = no_effect(RECOMPUTE, "Operators that are not recomputed.")
+    select_comm_recompute_exclude: Any = no_effect(RECOMPUTE, "Communication operators that are not recomputed.")
+    parallel_optimizer_comm_recompute: bool | None = no_effect(RECOMPUTE, "Whether gathered weights are fetched again.")
+    mp_comm_recompute: bool | None = no_effect(RECOMPUTE, "Whether tensor-parallel communication is repeated.")
+    recompute_slice_activation: bool | None = no_effect(RECOMPUTE, "Whether kept activations are sliced.")
+
+
+@dataclass(frozen=True, slots=True)
+class SwapConfig:
+    """``swap_config``: activations that wait in host memory."""
+
+    swap: bool | None = no_effect(RECOMPUTE, "Whether activations are moved to host memory.")
+    layer_swap: Any = no_effect(RECOMPUTE, "Layers whose activations are moved.")
+    op_swap: Any = no_effect(RECOMPUTE, "Operators whose activations are moved.")
+    default_prefetch: int | None = no_effect(RECOMPUTE, "How many layers ahead they are fetched back.")

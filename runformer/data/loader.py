@@ -1,0 +1,95 @@
+"""Batches from any point of a run on, prepared in the background.
+
+The data cursor is one integer: how many samples the run has consumed so far. With ``drop_remainder`` an epoch
+consumes as many as make full batches.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+from runformer.data.batch import TokenBatch
+from runformer.data.dataset import TokenDataset
+from runformer.data.order import Order, SampleOrder
+from runformer.errors import DataError
+
+_PREFETCHED = 4  # batches; tokens are small, and reading one is far faster than a training step
+
+
+class BatchLoader:
+    """The batches of a run: every epoch's samples in order, ``batch_size`` at a time.
+
+    Args:
+        dataset: where samples come from.
+        order: the order of each epoch, over as many samples as the dataset has.
+        batch_size: rows of a batch.
+        drop_remainder: leave out the last batch of an epoch where it is not full.
+
+    Raises:
+        DataError: there are not enough samples for one batch.
+    """
+
+    def __init__(self, dataset: TokenDataset, order: SampleOrder, batch_size: int, drop_remainder: bool) -> None:
+        self._dataset = dataset
+        self._order = order
+        self.batch_size = batch_size
+        self.sequence_length = dataset.sequence_length
+        samples = order.num_samples
+        full_batches, rest = divmod(samples, batch_size)
+        self.steps_per_epoch = full_batches if drop_remainder else full_batches + (rest > 0)
+        self.samples_per_epoch = full_batches * batch_size if drop_remainder else samples
+        if self.steps_per_epoch == 0:
+            message = f"{dataset.name} holds {samples} samples, fewer than the {batch_size} of one batch"
+            raise DataError(message, hint="lower runner_config.batch_size, or train on more data")
+
+    def batches(self, start_sample: int = 0) -> BatchStream:
+        """All batches from the cursor ``start_sample`` on, epoch after epoch without end."""
+        return BatchStream(self._dataset, self._sample_runs(start_sample))
+
+    def _sample_runs(self, cursor: int) -> Iterator[Order]:
+        epoch, offset = divmod(cursor, self.samples_per_epoch)
+        while True:
+            order = self._order.epoch(epoch)[: self.samples_per_epoch]
+            for begin in range(offset, self.samples_per_epoch, self.batch_size):
+                yield order[begin : begin + self.batch_size]
+            epoch, offset = epoch + 1, 0
+
+
+class BatchStream:
+    """An iterator of batches that reads ahead in a thread; close it, or leave its ``with`` block, to end that.
+
+    An error of a batch is raised when its turn comes, not before.
+    """
+
+    def __init__(self, dataset: TokenDataset, sample_runs: Iterator[Order]) -> None:
+        self._dataset = dataset
+        self._sample_runs = sample_runs
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
+        self._ahead: deque[Future[TokenBatch]] = deque(self._submit() for _ in range(_PREFETCHED))
+
+    def _submit(self) -> Future[TokenBatch]:
+        return self._thread.submit(lambda: self._dataset.rows(next(self._sample_runs)))
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> TokenBatch:
+        batch = self._ahead.popleft()
+        self._ahead.append(self._submit())
+        return batch.result()
+
+    def close(self) -> None:
+        """End the thread; batches not yet taken are dropped."""
+        self._thread.shutdown(cancel_futures=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
