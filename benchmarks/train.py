@@ -1,0 +1,202 @@
+"""Training speed and peak memory: our command against Hugging Face's Trainer, alternately, on this machine.
+
+    python benchmarks/train.py --rounds 3 --output benchmarks/train.md
+
+Both sides train a randomly initialised SmolLM2-135M (sequence 256, batch 2, AdamW, clip 1.0) on the same random
+rows, each in a process of its own, one after the other, several rounds. A figure is the median over rounds of the
+median over steps; memory is the process's peak resident size. Ours is what ``run_mindformer.py`` writes into
+``training.jsonl``; the peer's comes from a callback around its steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import REPOSITORY, describe_machine, peak_rss_bytes, write_table
+
+SHAPE = {
+    "vocab_size": 49152,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True,
+}
+LENGTH, BATCH, WARM_UP_STEPS = 256, 2, 2
+VARIANTS = ("fp32 ours", "fp32 peer", "bf16 ours", "bf16 peer")
+
+CONFIG = """
+seed: 42
+run_mode: train
+use_parallel: False
+trainer: {{type: CausalLanguageModelingTrainer, model_name: smollm2_135m}}
+runner_config: {{epochs: 1, batch_size: {batch}, sink_mode: True}}
+runner_wrapper: {{type: MFTrainOneStepCell, scale_sense: 1.0, use_clip_grad: True, max_grad_norm: 1.0}}
+optimizer: {{type: AdamW, betas: [0.9, 0.999], eps: 1.e-8, weight_decay: 0.0}}
+lr_schedule: {{type: ConstantWarmUpLR, learning_rate: 5.e-5, warmup_steps: 0}}
+train_dataset: &train_dataset
+  data_loader: {{type: MindDataset, dataset_dir: data.mindrecord, shuffle: False}}
+  input_columns: ["input_ids"]
+  drop_remainder: True
+train_dataset_task: {{type: CausalLanguageModelDataset, dataset_config: *train_dataset}}
+callbacks:
+  - type: MFLossMonitor
+context: {{mode: 0, device_target: CPU}}
+model:
+  model_config:
+    type: LlamaConfig
+    seq_length: {length}
+    vocab_size: {vocab_size}
+    hidden_size: {hidden_size}
+    intermediate_size: {intermediate_size}
+    num_layers: {num_hidden_layers}
+    num_heads: {num_attention_heads}
+    n_kv_heads: {num_key_value_heads}
+    max_position_embedding: {max_position_embeddings}
+    rms_norm_eps: 1.0e-5
+    theta: 100000.0
+    tie_word_embeddings: True
+    pad_token_id: -1
+    compute_dtype: {dtype}
+    param_init_type: float32
+  arch: {{type: LlamaForCausalLM}}
+"""
+
+
+def prepare(folder: Path, steps: int) -> None:
+    """The rows, as MindRecord for us and as an array for the peer, and our two configurations."""
+    from runformer.data.mindrecord import Column, MindRecordWriter
+
+    rows = np.random.default_rng(0).integers(0, SHAPE["vocab_size"], (steps * BATCH, LENGTH + 1), dtype=np.int32)
+    np.save(folder / "data.npy", rows)
+    with MindRecordWriter(folder / "data.mindrecord", {"input_ids": Column("int32", (-1,))}) as writer:
+        writer.write([{"input_ids": row} for row in rows])
+    for dtype in ("float32", "bfloat16"):
+        text = CONFIG.format(**SHAPE, batch=BATCH, length=LENGTH, dtype=dtype)
+        (folder / f"{dtype}.yaml").write_text(text)
+
+
+def run_ours(folder: Path, precision: str) -> dict[str, float]:
+    """One run of the command; tokens a second and peak bytes."""
+    dtype = {"fp32": "float32", "bf16": "bfloat16"}[precision]
+    output = folder / f"output-{time.time_ns()}"
+    command = [sys.executable, str(REPOSITORY / "run_mindformer.py"), "--config", f"{dtype}.yaml"]
+    subprocess.run(
+        [*command, "--output_dir", str(output)], cwd=folder, check=True, stdout=subprocess.DEVNULL, timeout=1800
+    )
+    rows = [json.loads(line) for line in (output / "training.jsonl").read_text().splitlines()]
+    speed = statistics.median(row["tokens_per_second"] for row in rows[WARM_UP_STEPS:])
+    return {"tokens_per_second": speed, "peak_bytes": rows[-1]["peak_memory_bytes"]}
+
+
+def run_peer(folder: Path, precision: str) -> dict[str, float]:
+    """The same with Hugging Face's Trainer, in a process of its own."""
+    command = [sys.executable, __file__, "--peer", precision, "--folder", str(folder)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=1800)
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+def peer(folder: Path, precision: str) -> None:
+    """Train with Trainer and print figures as JSON; runs in the child."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+
+    times: list[float] = []
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            times.append(time.perf_counter())
+
+    rows = torch.from_numpy(np.load(folder / "data.npy")[:, :LENGTH]).long()
+    config = LlamaConfig(**SHAPE, rope_parameters={"rope_type": "default", "rope_theta": 1e5}, use_cache=False)
+    arguments = TrainingArguments(
+        output_dir=str(folder / "peer"),
+        per_device_train_batch_size=BATCH,
+        num_train_epochs=1,
+        save_strategy="no",
+        logging_steps=1,
+        report_to=[],
+        bf16=precision == "bf16",
+        use_cpu=True,
+        disable_tqdm=True,
+        lr_scheduler_type="constant",
+        max_grad_norm=1.0,
+    )
+    data = [{"input_ids": row, "labels": row} for row in rows]
+    Trainer(LlamaForCausalLM(config), arguments, train_dataset=data, callbacks=[Clock()]).train()
+    seconds = statistics.median(np.diff(times[WARM_UP_STEPS - 1 :]))
+    print(json.dumps({"tokens_per_second": BATCH * LENGTH / seconds, "peak_bytes": peak_rss_bytes()}))
+
+
+def measure(rounds: int, steps: int) -> dict[str, list[dict[str, float]]]:
+    """All variants in turn, every round."""
+    figures: dict[str, list[dict[str, float]]] = {variant: [] for variant in VARIANTS}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        prepare(folder, steps)
+        for number in range(rounds):
+            for variant in VARIANTS:
+                precision, side = variant.split()
+                result = (run_ours if side == "ours" else run_peer)(folder, precision)
+                figures[variant].append(result)
+                print(f"round {number + 1} {variant}: {result}", flush=True)
+    return figures
+
+
+def table(figures: dict[str, list[dict[str, float]]]) -> list[list[str]]:
+    """Medians and ratios, a row a precision."""
+
+    def median(variant: str, key: str) -> float:
+        return statistics.median(row[key] for row in figures[variant])
+
+    rows = []
+    base = median("fp32 peer", "tokens_per_second")
+    for precision in ("fp32", "bf16"):
+        ours, theirs = (median(f"{precision} {side}", "tokens_per_second") for side in ("ours", "peer"))
+        our_memory, their_memory = (median(f"{precision} {side}", "peak_bytes") / 2**20 for side in ("ours", "peer"))
+        rows.append(
+            [
+                precision,
+                f"{ours:.0f}",
+                f"{theirs:.0f}",
+                f"{ours / theirs:.2f}",
+                f"{ours / base:.2f}",
+                f"{our_memory:.0f}",
+                f"{their_memory:.0f}",
+                f"{our_memory / their_memory:.2f}",
+            ]
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--peer", choices=("fp32", "bf16"), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.peer:
+        peer(arguments.folder, arguments.peer)
+        return
+    head = ["", "ours tokens/s", "Trainer", "ratio", "ratio to Trainer fp32", "ours MiB", "Trainer MiB", "ratio"]
+    title = f"Training SmolLM2-135M, sequence {LENGTH}, batch {BATCH}: {arguments.rounds} rounds, {describe_machine()}"
+    write_table(title, head, table(measure(arguments.rounds, arguments.steps)), arguments.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""A run that was stopped goes on as if it never had been: bit for bit, in place, wherever it stopped."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TinyTask
+from safetensors.torch import load_file
+
+CURVE = ("step", "epoch", "loss", "grad_norm", "lr", "tokens")
+
+
+def curve(rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    return [tuple(row[key] for key in CURVE) for row in rows]
+
+
+def saved_tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return {name: t for file in sorted(checkpoint.glob("*.safetensors")) for name, t in load_file(file).items()}
+
+
+def assert_same_checkpoint(one: Path, other: Path) -> None:
+    first, second = saved_tensors(one), saved_tensors(other)
+    assert set(first) == set(second)
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+LORA = ("--model.model_config.pet_config", '{"pet_type": "lora", "lora_rank": 4, "lora_dropout": 0.2}')
+
+
+@pytest.mark.parametrize(
+    "extra", [(), LORA, ("--gradient_accumulation_steps", "2")], ids=["full", "lora", "accumulated"]
+)
+def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(tiny: TinyTask, extra: tuple[str, ...]) -> None:
+    whole = tiny.run("--output_dir", "whole", *extra)
+    assert whole.returncode == 0, whole.stderr
+    shutil.copytree(tiny.folder / "whole", tiny.folder / "output")
+    for folder in sorted((tiny.folder / "output/checkpoint").iterdir())[1:]:
+        shutil.rmtree(folder)  # as if the run had died in the middle of the first epoch, after its first save
+    resumed = tiny.run("--resume_training", "True", *extra)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resuming after step 3" in resumed.stdout
+    assert curve(tiny.rows()) == curve(tiny.rows("whole"))
+    for name in ("training.jsonl", "checkpoint"):
+        assert (tiny.folder / "output" / name).exists()
+    last = max((tiny.folder / "whole/checkpoint").iterdir()).name
+    assert_same_checkpoint(tiny.folder / "whole/checkpoint" / last, tiny.folder / "output/checkpoint" / last)
+
+
+def test_kill_in_the_middle_then_resume(tiny: TinyTask) -> None:
+    whole = tiny.run("--output_dir", "whole")
+    assert whole.returncode == 0, whole.stderr
+    process = tiny.start()
+    try:
+        wait_for(tiny.folder / "output/checkpoint/iteration_00000006")
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=30)
+    resumed = tiny.run("--resume_training", "True")
+    assert resumed.returncode == 0, resumed.stderr
+    assert curve(tiny.rows()) == curve(tiny.rows("whole"))
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not come"
+        time.sleep(0.01)
+
+
+def test_a_torn_row_is_removed_and_its_step_done_again(tiny: TinyTask) -> None:
+    assert tiny.run("--epochs", "1").returncode == 0
+    path = tiny.folder / "output/training.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]) + lines[-1][:40])
+    shutil.rmtree(tiny.folder / "output/checkpoint/iteration_00000010")
+    resumed = tiny.run("--epochs", "1", "--resume_training", "True")
+    assert resumed.returncode == 0, resumed.stderr
+    assert [row["step"] for row in tiny.rows()] == list(range(1, 11))
+
+
+def test_resuming_a_finished_run_says_so(tiny: TinyTask) -> None:
+    assert tiny.run("--epochs", "1").returncode == 0
+    before = (tiny.folder / "output/training.jsonl").read_bytes()
+    again = tiny.run("--epochs", "1", "--resume_training", "True")
+    assert again.returncode == 0, again.stderr
+    assert "nothing left to do" in again.stdout
+    assert (tiny.folder / "output/training.jsonl").read_bytes() == before
+
+
+def test_more_epochs_go_on_from_a_finished_run(tiny: TinyTask) -> None:
+    constant = ("--lr_schedule.type", "ConstantWarmUpLR", "--lr_schedule.total_steps", "100")
+    assert tiny.run("--epochs", "1", *constant).returncode == 0
+    assert tiny.run("--epochs", "2", "--resume_training", "True", *constant).returncode == 0
+    assert tiny.run("--epochs", "2", "--output_dir", "whole", *constant).returncode == 0
+    assert curve(tiny.rows()) == curve(tiny.rows("whole"))
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_and_named(tiny: TinyTask) -> None:
+    assert tiny.run("--epochs", "1").returncode == 0
+    newest = tiny.folder / "output/checkpoint/iteration_00000010"
+    (file,) = newest.glob("*-model-*.safetensors")
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    resumed = tiny.run("--epochs", "1", "--resume_training", "True")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "iteration_00000010" in resumed.stdout
+    assert "resuming after step 9" in resumed.stdout
+
+
+def test_another_batch_size_is_refused(tiny: TinyTask) -> None:
+    assert tiny.run("--epochs", "1").returncode == 0
+    resumed = tiny.run("--epochs", "2", "--resume_training", "True", "--batch_size", "4")
+    assert resumed.returncode == 1
+    assert "global batch of 2 samples, this run has 4" in resumed.stderr
+
+
+def test_a_new_run_sets_the_earlier_one_aside(tiny: TinyTask) -> None:
+    assert tiny.run("--epochs", "2").returncode == 0
+    earlier = tiny.rows()
+    assert tiny.run("--epochs", "1", "--seed", "8").returncode == 0
+    assert len(tiny.rows()) == 10
+    assert tiny.rows("output/run_1") == earlier
+    assert (tiny.folder / "output/run_1/checkpoint/iteration_00000020/metadata.json").is_file()
+    resumed = tiny.run("--epochs", "1", "--seed", "8", "--resume_training", "True")
+    assert "nothing left to do: step 10 of 10" in resumed.stdout
+
+
+def test_nothing_to_resume_from_is_an_error(tiny: TinyTask) -> None:
+    done = tiny.run("--resume_training", "True")
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert "output" in done.stderr
