@@ -26,4 +26,4 @@ def main(argv: Sequence[str]) -> int:
 
 def wants_traceback(argv: Sequence[str]) -> bool:
     """Whether ``--debug`` was given. Read by hand: errors of the command line itself come before its parser is done."""
-    return any(word == "--debug" or word.lower() == "--debug=true" for word in argv)
+    return "--debug" in argv

@@ -176,7 +176,7 @@ def _check_heads(values: dict[str, Any], report: Report) -> None:
     heads, kv_heads, hidden = values["num_heads"], values["num_kv_heads"], values["hidden_size"]
     if "head_dim" not in values:
         if hidden % heads:
-            raise report.failure(f"{_MODEL}.hidden_size", f"is {hidden}, which {heads} heads do not divide")
+            raise report.failure(f"{_MODEL}.hidden_size", f"is {hidden}, which num_heads {heads} does not divide")
         values["head_dim"] = hidden // heads
     if heads % kv_heads:
         raise report.failure(f"{_MODEL}.n_kv_heads", f"is {kv_heads}, which does not divide the {heads} heads")

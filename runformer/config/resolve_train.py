@@ -108,7 +108,6 @@ def _save(monitor: CheckpointMonitor | None) -> SaveOptions | None:
         prefix=monitor.prefix,
         every_steps=monitor.save_checkpoint_steps,
         keep=monitor.keep_checkpoint_max,
-        trainable_only_copy=monitor.save_trainable_params,
     )
 
 

@@ -178,7 +178,6 @@ class SaveOptions:
     prefix: str = "CKP"
     every_steps: int = 1
     keep: int = 5
-    trainable_only_copy: bool = False
 
 
 @dataclass(frozen=True, slots=True)

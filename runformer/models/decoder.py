@@ -4,7 +4,7 @@ Its parameters carry Hugging Face's names (``model.layers.0.self_attn.q_proj.wei
 there load without renaming. What differs between families are fields of ``ModelOptions``.
 
 Shape suffixes: B batch, L positions, S key positions, D hidden size, H query heads, G key-value heads,
-K head size, F MLP width, V vocabulary.
+R = H / G, K head size, F MLP width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -68,16 +68,20 @@ class Attention(nn.Module):
         v_BGSK = v_BGLK
         if cache is not None:
             k_BGSK, v_BGSK = cache.update(k_BGSK, v_BGLK)
-        out_BHLK = F.scaled_dot_product_attention(
-            q_BHLK,
-            k_BGSK,
-            v_BGSK,
-            attn_mask=mask,
-            is_causal=mask is None and x_BLD.shape[1] > 1,
-            enable_gqa=q_BHLK.shape[1] != k_BGSK.shape[1],
-        )
-        out_BLD: Tensor = self.o_proj(out_BHLK.transpose(1, 2).reshape(B, L, -1))
+        out_BLD: Tensor = self.o_proj(_attend(q_BHLK, k_BGSK, v_BGSK, mask).reshape(B, L, -1))
         return out_BLD
+
+
+def _attend(q_BHLK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention of every head, ``(B, L, H, K)`` or, where L is 1, ``(B, G, H / G, K)``."""
+    heads, length, kv_heads = q_BHLK.shape[1], q_BHLK.shape[2], k_BGSK.shape[1]
+    if length == 1:
+        # The heads of a group read the same keys: as rows of one product they read them once.
+        q_BGRK = q_BHLK.unflatten(1, (kv_heads, -1)).squeeze(3)
+        return F.scaled_dot_product_attention(q_BGRK, k_BGSK, v_BGSK, attn_mask=mask)
+    return F.scaled_dot_product_attention(
+        q_BHLK, k_BGSK, v_BGSK, attn_mask=mask, is_causal=mask is None, enable_gqa=heads != kv_heads
+    ).transpose(1, 2)
 
 
 class MLP(nn.Module):

@@ -3,7 +3,7 @@
 Weights are stored in the dtype of ``Precision.parameters`` and cast where they are used, so float32
 master weights with bfloat16 products need no autocast: the backward of a cast brings gradients back.
 
-Shape suffixes: B batch, L positions, D hidden size, H heads, K head size, C = K / 2, F MLP width.
+Shape suffixes: B batch, L positions, D hidden size, H heads, K head size, F MLP width.
 """
 
 from __future__ import annotations
@@ -47,7 +47,36 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension."""
         weight = self.weight.to(self.compute)
-        return F.rms_norm(x.to(self.compute), self.weight.shape, weight, self.eps).to(x.dtype)
+        if x.device.type == "cpu" and torch.is_grad_enabled():
+            normed: Tensor = _CpuRMSNorm.apply(x, weight, self.eps)  # type: ignore[no-untyped-call]
+            return normed
+        return F.rms_norm(x.to(self.compute), weight.shape, weight, self.eps).to(x.dtype)
+
+
+class _CpuRMSNorm(torch.autograd.Function):
+    """PyTorch has one kernel for this on accelerators; on a CPU it strings small operations together.
+
+    This keeps only its input and one number a row for the backward pass, where they keep three tensors more.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        scale: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=weight.dtype)
+        scale.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        return (x * scale).mul_(weight).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        x, weight, scale = ctx.saved_tensors
+        normed = x * scale
+        products = gradient * normed
+        grad_weight = products.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
+        # With n = x · scale and g = gradient · weight: dx = scale · (g − n · mean(g · n))
+        mean = (products @ weight).unsqueeze(-1).div_(x.shape[-1])
+        grad_x = torch.addcmul(gradient * weight, normed, mean, value=-1).mul_(scale)
+        return grad_x.to(x.dtype), grad_weight, None
 
 
 class _Rotate(torch.autograd.Function):
@@ -66,8 +95,9 @@ class _Rotate(torch.autograd.Function):
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    first, second = x.to(cos.dtype).chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+    wide = x.to(cos.dtype)
+    swapped = wide.roll(wide.shape[-1] // 2, dims=-1)
+    return torch.addcmul(wide * cos, swapped, sin).to(x.dtype)
 
 
 def apply_rope(x_BLHK: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -75,10 +105,12 @@ def apply_rope(x_BLHK: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     Args:
         x_BLHK: queries or keys.
-        cos: from ``rope_tables``, ``(L, C)`` or ``(B, L, C)``; the rotation runs in its dtype.
+        cos: from ``rope_tables``, ``(L, 1, K)`` or ``(B, L, 1, K)``; the rotation runs in its dtype.
         sin: likewise.
     """
-    rotated: Tensor = _Rotate.apply(x_BLHK, cos.unsqueeze(-2), sin.unsqueeze(-2))  # type: ignore[no-untyped-call]
+    if not torch.is_grad_enabled():  # generation: the call of an autograd function would cost as much as the rest
+        return _rotate(x_BLHK, cos, sin)
+    rotated: Tensor = _Rotate.apply(x_BLHK, cos, sin)  # type: ignore[no-untyped-call]
     return rotated
 
 
@@ -101,5 +133,7 @@ class _SwiGLU(torch.autograd.Function):
 
 def swiglu(gate_BLF: Tensor, up_BLF: Tensor) -> Tensor:
     """The gated activation of Llama's MLP (arXiv:2002.05202): ``silu(gate) · up``."""
+    if not torch.is_grad_enabled():
+        return F.silu(gate_BLF).mul_(up_BLF)
     product: Tensor = _SwiGLU.apply(gate_BLF, up_BLF)  # type: ignore[no-untyped-call]
     return product

@@ -88,7 +88,9 @@ _SCALINGS: dict[str, Callable[[ModelOptions, RopeScaling], tuple[Tensor, float]]
 
 
 def rope_tables(frequencies_C: Tensor, factor: float, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the angles at some positions.
+    """Cosines and sines of the angles at some positions, for both halves of every head.
+
+    The sines of the first half are negated: ``x · cos + swapped_halves(x) · sin`` is ``x`` rotated.
 
     Args:
         frequencies_C: radians per position, ``(C,)`` with ``C = head_dim / 2``.
@@ -97,7 +99,8 @@ def rope_tables(frequencies_C: Tensor, factor: float, positions: Tensor, dtype: 
         dtype: of the tables; angles are always computed in float32.
 
     Returns:
-        Two tensors of shape ``positions.shape + (C,)``.
+        Two tensors of shape ``positions.shape + (1, head_dim)``; all heads are rotated alike.
     """
-    angles = positions.to(torch.float32)[..., None] * frequencies_C
-    return (angles.cos() * factor).to(dtype), (angles.sin() * factor).to(dtype)
+    angles = positions.to(torch.float32)[..., None, None] * frequencies_C
+    cos, sin = angles.cos() * factor, angles.sin() * factor
+    return torch.cat((cos, cos), dim=-1).to(dtype), torch.cat((-sin, sin), dim=-1).to(dtype)

@@ -15,6 +15,7 @@ from runformer.data.order import SampleOrder
 from runformer.models.build import build_model, initialise
 from runformer.models.decoder import CausalLM
 from runformer.models.families import resolve_options
+from runformer.parallel.compiler import should_compile
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def build_for_training(task: Task, device: torch.device) -> CausalLM:
         source = find_weights(replace(task.load, path=path), model.options)
         load_weights(source, dict(model.named_parameters()), tied=model.options.tie_embeddings)
         logger.info("weights from %s", source.path)
-    if task.compile == "always" or (task.compile == "accelerator" and device.type != "cpu"):
+    if should_compile(task, device):
         compile_layers(model)
     return model.train()
 

@@ -55,7 +55,7 @@ def fingerprint(folder: Path) -> dict[str, str]:
         (("--run_mode", "predict"), None, ["predict_data"]),
         (("--run_mode", "predict", "--predict_data", "hello"), ERROR, ["tokenizer"]),
         (("--runner_config.batch_size", "64"), ERROR, ["20 samples", "64", "batch_size"]),
-        (("--model.model_config.num_heads", "5"), None, ["num_heads", "5 heads"]),
+        (("--model.model_config.num_heads", "5"), None, ["num_heads 5"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -152,6 +152,6 @@ def test_ctrl_c_ends_quietly_and_the_run_can_go_on(tiny: TinyTask) -> None:
 
 
 def test_debug_shows_the_traceback(tiny: TinyTask) -> None:
-    done = tiny.run("--load_checkpoint", "nowhere", "--debug", "True")
+    done = tiny.run("--load_checkpoint", "nowhere", "--debug")
     assert done.returncode != 0
     assert "Traceback" in done.stderr

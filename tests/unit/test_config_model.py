@@ -136,7 +136,7 @@ def test_what_does_not_fit(tmp_path: Path, extra: str, expected: str) -> None:
 
 
 def test_a_hidden_size_that_heads_do_not_divide(tmp_path: Path) -> None:
-    assert "hidden_size is 66, which 4 heads do not divide" in error_of(
+    assert "hidden_size is 66, which num_heads 4 does not divide" in error_of(
         tmp_path, "", "--model.model_config.hidden_size", "66"
     )
     assert options_of(tmp_path, "head_dim: 32", "--model.model_config.hidden_size", "66").head_dim == 32

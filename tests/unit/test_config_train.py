@@ -150,7 +150,7 @@ def test_callbacks(tmp_path: Path) -> None:
     )
     task = load(tmp_path, MINIMAL + extra)
     assert task.train is not None
-    assert task.train.save == SaveOptions("q", 7, 5, trainable_only_copy=True)
+    assert task.train.save == SaveOptions("q", 7, 5)
     assert task.train.loss_line == LossLineOptions(5, running_mean=True)
     assert "callbacks[2] ObsMonitor: it uploads to Huawei's cloud" in task.notices[-1]
     assert train_of(tmp_path, "callbacks: [{type: CheckpointMonitor}]\n").save == SaveOptions("CKP", 1, 5)

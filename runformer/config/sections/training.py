@@ -166,9 +166,7 @@ class CheckpointMonitor(Callback):
     prefix: str = sets("train.save.prefix", "First part of the checkpoints' names.", "CKP")
     save_checkpoint_steps: int = sets("train.save.every_steps", "Steps between checkpoints.", 1, least=1)
     keep_checkpoint_max: int = sets("train.save.keep", "How many checkpoints are kept.", 5, least=1)
-    save_trainable_params: bool = sets(
-        "train.save.trainable_only_copy", "Whether trained weights are also written by themselves.", False
-    )
+    save_trainable_params: bool | None = no_effect(CHECKPOINT, "Whether trained weights are also written alone.")
     directory: str | None = no_effect("checkpoints lie in output_dir", "Folder for checkpoints.")
     save_checkpoint_seconds: int | None = no_effect("steps decide", "Seconds between checkpoints.")
     keep_checkpoint_per_n_minutes: int | None = no_effect("steps decide", "Minutes between kept checkpoints.")
