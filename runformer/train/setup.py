@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 
 import torch
@@ -16,8 +15,6 @@ from runformer.models.build import build_model, initialise
 from runformer.models.decoder import CausalLM
 from runformer.models.families import resolve_options
 from runformer.parallel.compiler import should_compile
-
-logger = logging.getLogger(__name__)
 
 
 def open_data(task: Task) -> BatchLoader:
@@ -42,7 +39,6 @@ def build_for_training(task: Task, device: torch.device) -> CausalLM:
     if path is not None:
         source = find_weights(replace(task.load, path=path), model.options)
         load_weights(source, dict(model.named_parameters()), tied=model.options.tie_embeddings)
-        logger.info("weights from %s", source.path)
     if should_compile(task, device):
         compile_layers(model)
     return model.train()

@@ -51,8 +51,6 @@ def resume(task: Task, step: TrainStep, loader: BatchLoader) -> TrainingPosition
         CheckpointError: there is none, or it is of another model or another global batch size.
     """
     source = find_resume(task.load, task.output_dir, step.model.options)
-    for notice in source.notices:
-        logger.warning("passed over: %s", notice)
     load_weights(source, dict(step.model.named_parameters()), tied=step.model.options.tie_embeddings)
     position, updates = _position(source, loader)
     step.optimizer.load_state(source.tensors, updates)

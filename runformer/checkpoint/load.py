@@ -1,0 +1,181 @@
+"""Copying stored weights into a model."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from runformer.checkpoint.foreign import MOMENTS
+from runformer.checkpoint.mindformers import SCALARS
+from runformer.checkpoint.source import WeightSource
+from runformer.checkpoint.tensor_file import NamedTensors, some
+from runformer.errors import CheckpointError
+from runformer.models.names import is_parameter_name
+
+logger = logging.getLogger(__name__)
+
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+
+# Rotary tables, which some files carry, follow from the options; the others belong to a training state.
+_NO_WEIGHT = re.compile(r"(.*\.)?rotary_emb\.inv_freq|" + "|".join(rf"{re.escape(p)}.*" for p in MOMENTS.values()))
+_ADAPTER = re.compile(r".*\.lora_[AB]\.weight")
+
+# Which option of model_config decides a dimension: (a parameter's name, dimension, option).
+_SIZES = (
+    (r".*\.lora_A\.weight", 0, "pet_config.lora_rank"),
+    (r".*\.lora_B\.weight", 1, "pet_config.lora_rank"),
+    (r"model\.embed_tokens\.weight|lm_head\.weight", 0, "vocab_size"),
+    (r".*\.[qk]_norm\.weight", 0, "head_dim"),
+    (r"model\.embed_tokens\.weight|lm_head\.weight|.*norm\.weight", -1, "hidden_size"),
+    (r".*\.(gate|up)_proj\.(weight|bias|lora_B\.weight)", 0, "intermediate_size"),
+    (r".*\.down_proj\.(weight|lora_A\.weight)", 1, "intermediate_size"),
+    (r".*\.(q|k|v|gate|up)_proj\.(weight|lora_A\.weight)", 1, "hidden_size"),
+    (r".*\.[kv]_proj\.(weight|bias|lora_B\.weight)", 0, "n_kv_heads"),
+    (r".*\.q_proj\.(weight|bias|lora_B\.weight)", 0, "num_heads"),
+    (r".*\.o_proj\.(weight|lora_A\.weight)", 1, "num_heads"),
+    (r".*", 0, "hidden_size"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """What a load did.
+
+    Attributes:
+        loaded: how many parameters were filled.
+        fresh_adapters: LoRA factors that the weights do not have, left as they were.
+        unexpected: stored tensors that the model has no place for.
+    """
+
+    loaded: int
+    fresh_adapters: tuple[str, ...]
+    unexpected: tuple[str, ...]
+
+
+@torch.no_grad()
+def load_weights(source: WeightSource, parameters: Mapping[str, Tensor], *, tied: bool) -> LoadReport:
+    """Fill ``parameters`` in place, each cast to its own dtype and device.
+
+    Names and shapes are checked before the first is changed. One tensor at a time is in memory.
+
+    Args:
+        source: the weights.
+        parameters: the model's, by name.
+        tied: the model has no ``lm_head.weight`` since its embedding serves for it.
+
+    Raises:
+        CheckpointError: a parameter is missing (LoRA factors may be), has another shape or is not a floating-point
+            one; the weights hold adapters, biases, norms or an output layer that the model lacks; a file is damaged.
+    """
+    tensors = source.tensors
+    missing = [name for name in parameters if name not in tensors]
+    unexpected = [name for name in tensors if name not in parameters and not _belongs_elsewhere(name)]
+    if tied and HEAD in unexpected:
+        _require_same_head(source)
+        unexpected.remove(HEAD)
+    _refuse_missing(source, [name for name in missing if not _ADAPTER.fullmatch(name)], parameters, unexpected)
+    _refuse_left_out(source, unexpected, parameters)
+    found = [name for name in parameters if name in tensors]
+    for name in found:
+        _require_shape(tensors, name, tuple(parameters[name].shape))
+    for name in found:
+        _copy(tensors, name, parameters[name])
+    report = LoadReport(len(found), tuple(missing), tuple(unexpected))
+    _log(source, report)
+    return report
+
+
+def _log(source: WeightSource, report: LoadReport) -> None:
+    for notice in source.notices:
+        logger.warning("passed over: %s", notice)
+    logger.info("weights from %s", source.path)
+    if report.unexpected:
+        logger.warning("not loaded, since the model has no place for them: %s", some(report.unexpected))
+    if report.fresh_adapters:
+        logger.info("not in these weights, so freshly initialised: %s", some(report.fresh_adapters))
+
+
+def _belongs_elsewhere(name: str) -> bool:
+    return name in SCALARS or _NO_WEIGHT.fullmatch(name) is not None
+
+
+def _copy(tensors: NamedTensors, name: str, parameter: Tensor) -> None:
+    stored = tensors[name]
+    if not stored.is_floating_point():
+        raise CheckpointError(
+            f"{tensors.origin(name)}: the tensor is of {stored.dtype}, not a floating-point type",
+            hint="quantised weights are not supported: take float32, bfloat16 or float16 ones",
+        )
+    parameter.copy_(stored)
+
+
+def _require_same_head(source: WeightSource) -> None:
+    tensors = source.tensors
+    if EMBEDDING in tensors and torch.equal(tensors[HEAD], tensors[EMBEDDING]):
+        return
+    raise CheckpointError(
+        f"{tensors.origin(HEAD)}: an output layer of its own, but the model ties it to the embedding",
+        hint="set tie_word_embeddings to False (model.model_config in the YAML, or config.json)",
+    )
+
+
+def _refuse_missing(
+    source: WeightSource, missing: list[str], parameters: Mapping[str, Tensor], unexpected: list[str]
+) -> None:
+    if not missing:
+        return
+    if missing == [HEAD]:
+        raise CheckpointError(
+            f"{source.path}: {HEAD} is missing",
+            hint="if the model ties its output layer to the embedding, set tie_word_embeddings to True",
+        )
+    hint = "is it for another model? num_layers, qkv_has_bias or the family may differ"
+    if unexpected:
+        hint += f"; it holds instead: {some(unexpected)}"
+    raise CheckpointError(
+        f"{source.path}: {len(missing)} of {len(parameters)} tensors missing: {some(missing)}", hint=hint
+    )
+
+
+def _refuse_left_out(source: WeightSource, unexpected: list[str], parameters: Mapping[str, Tensor]) -> None:
+    """Refuse adapters, biases and norms of the model's own layers: without them it would compute something else."""
+    adapters = [name for name in unexpected if _ADAPTER.fullmatch(name)]
+    if adapters:
+        raise CheckpointError(
+            f"{source.path}: LoRA adapters that the model has no place for: {some(adapters)}",
+            hint="give the model.model_config.pet_config that they were trained with",
+        )
+    layers = {_layer(name) for name in parameters}
+    left_out = [name for name in unexpected if is_parameter_name(name) and _layer(name) in layers]
+    if left_out:
+        raise CheckpointError(
+            f"{source.path}: {len(left_out)} tensors that the model's layers have no place for: {some(left_out)}",
+            hint="is it for another model? qkv_has_bias or the family may differ",
+        )
+
+
+def _layer(name: str) -> str:
+    return ".".join(name.split(".")[:3])
+
+
+def _require_shape(tensors: NamedTensors, name: str, expected: tuple[int, ...]) -> None:
+    stored = tensors.shape(name)
+    if stored != expected:
+        raise CheckpointError(
+            f"{tensors.origin(name)}: the shape of {name} is {stored}, the model needs {expected}",
+            hint=f"{_deciding_option(name, stored, expected)} of model.model_config or config.json does not fit them",
+        )
+
+
+def _deciding_option(name: str, stored: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    """The option by which a dimension that differs is decided; the likeliest where several are."""
+    if stored and len(stored) == len(expected):
+        for pattern, dimension, option in _SIZES:
+            if re.fullmatch(pattern, name) and stored[dimension] != expected[dimension]:
+                return option
+    return "the kind of model"
