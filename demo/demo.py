@@ -39,7 +39,7 @@ QUESTIONS = (
     "In which folder does the checkpoint of step 120 lie?",
 )
 
-console = Console(highlight=False)
+console = Console(highlight=False, record=True)
 
 
 def main() -> int:
@@ -56,6 +56,7 @@ def main() -> int:
         answers_after, loss_after = ask("--load_checkpoint", OUTPUT), held_out_loss(OUTPUT)
         show(answers_before, answers_after, loss_before, loss_after)
         console.print(f"{time.perf_counter() - started:.0f} s in all")
+        console.save_svg(str(WORK / "demo.svg"), title="make demo")
         if loss_after >= loss_before:
             raise TrainingError(f"the held-out loss did not fall: {loss_before:.3f} before, {loss_after:.3f} after")
     return outcome.exit_code
