@@ -17,10 +17,11 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from runformer.config.task import DType, Precision
+from runformer.config.task import DeviceOptions, DType, Precision
 from runformer.models.build import build_model
 from runformer.models.decoder import TORCH_DTYPES
 from runformer.models.families import options_from_config
+from runformer.parallel.device import resolve_device
 from runformer.predict.engine import Generator
 from runformer.predict.settings import LengthLimit, Settings
 from runformer.predict.weights import prepare_for_generation
@@ -87,6 +88,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="also write the table to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    resolve_device(DeviceOptions("cpu", 0))  # as the commands do, with what it sets
 
     lines = [
         f"Tokens/s, median of {arguments.rounds} rounds: {arguments.prompt_tokens} prompt tokens, "

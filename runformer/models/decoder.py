@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from runformer.config.task import DType, ModelOptions, Precision
-from runformer.models.layers import Embedding, Linear, RMSNorm, apply_rope, swiglu
+from runformer.models.layers import Embedding, Linear, RMSNorm, apply_rope, side_by_side, swiglu
 from runformer.models.rope import rope_frequencies, rope_tables
 
 TORCH_DTYPES: dict[DType, torch.dtype] = {
@@ -50,6 +50,8 @@ class Attention(nn.Module):
         self.k_proj = Linear(options.hidden_size, kv_size, bias=options.qkv_bias)
         self.v_proj = Linear(options.hidden_size, kv_size, bias=options.qkv_bias)
         self.o_proj = Linear(q_size, options.hidden_size, bias=options.attention_output_bias)
+        self.sizes = (q_size, kv_size, kv_size)
+        self.register_module("qkv_proj", None)
         norm = TORCH_DTYPES[precision.norm]
         self.q_norm = RMSNorm(options.head_dim, options.rms_norm_eps, norm) if options.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(options.head_dim, options.rms_norm_eps, norm) if options.qk_norm else nn.Identity()
@@ -60,16 +62,25 @@ class Attention(nn.Module):
         None is causal; a single position then sees the whole cache.
         """
         B, L, _ = x_BLD.shape
-        q_BLHK = self.q_norm(self.q_proj(x_BLD).view(B, L, -1, self.head_dim))
-        k_BLGK = self.k_norm(self.k_proj(x_BLD).view(B, L, -1, self.head_dim))
-        v_BGLK = self.v_proj(x_BLD).view(B, L, -1, self.head_dim).transpose(1, 2)
-        q_BHLK = apply_rope(q_BLHK, *rope).transpose(1, 2)
-        k_BGSK = apply_rope(k_BLGK, *rope).transpose(1, 2)
-        v_BGSK = v_BGLK
+        q_BLHK, k_BLGK, v_BLGK = (out.unflatten(-1, (-1, self.head_dim)) for out in self._project(x_BLD))
+        q_BHLK = apply_rope(self.q_norm(q_BLHK), *rope).transpose(1, 2)
+        k_BGSK = apply_rope(self.k_norm(k_BLGK), *rope).transpose(1, 2)
+        v_BGSK = v_BLGK.transpose(1, 2)
         if cache is not None:
-            k_BGSK, v_BGSK = cache.update(k_BGSK, v_BGLK)
+            k_BGSK, v_BGSK = cache.update(k_BGSK, v_BGSK)
         out_BLD: Tensor = self.o_proj(_attend(q_BHLK, k_BGSK, v_BGSK, mask).reshape(B, L, -1))
         return out_BLD
+
+    def _project(self, x_BLD: Tensor) -> Sequence[Tensor]:
+        if self.qkv_proj is not None:
+            return self.qkv_proj(x_BLD).split(self.sizes, dim=-1)  # type: ignore[no-any-return]
+        return self.q_proj(x_BLD), self.k_proj(x_BLD), self.v_proj(x_BLD)
+
+    def merge(self) -> None:
+        """Take queries, keys and values from one product, for generation."""
+        self.qkv_proj = side_by_side((self.q_proj, self.k_proj, self.v_proj))
+        if self.qkv_proj is not None:
+            del self.q_proj, self.k_proj, self.v_proj
 
 
 def _attend(q_BHLK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Tensor | None) -> Tensor:
@@ -92,11 +103,23 @@ class MLP(nn.Module):
         self.gate_proj = Linear(options.hidden_size, options.intermediate_size, bias=options.mlp_bias)
         self.up_proj = Linear(options.hidden_size, options.intermediate_size, bias=options.mlp_bias)
         self.down_proj = Linear(options.intermediate_size, options.hidden_size, bias=options.mlp_bias)
+        self.register_module("gate_up_proj", None)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """``(B, L, D)`` to ``(B, L, D)``."""
-        out_BLD: Tensor = self.down_proj(swiglu(self.gate_proj(x_BLD), self.up_proj(x_BLD)))
+        out_BLD: Tensor = self.down_proj(swiglu(*self._project(x_BLD)))
         return out_BLD
+
+    def _project(self, x_BLD: Tensor) -> Sequence[Tensor]:
+        if self.gate_up_proj is not None:
+            return self.gate_up_proj(x_BLD).chunk(2, dim=-1)  # type: ignore[no-any-return]
+        return self.gate_proj(x_BLD), self.up_proj(x_BLD)
+
+    def merge(self) -> None:
+        """Take gate and up from one product, for generation."""
+        self.gate_up_proj = side_by_side((self.gate_proj, self.up_proj))
+        if self.gate_up_proj is not None:
+            del self.gate_proj, self.up_proj
 
 
 class DecoderLayer(nn.Module):
@@ -112,9 +135,9 @@ class DecoderLayer(nn.Module):
 
     def forward(self, x_BLD: Tensor, rope: Rope, mask: Tensor | None, cache: LayerCache | None) -> Tensor:
         """``(B, L, D)`` to ``(B, L, D)``."""
-        x_BLD = x_BLD + self.self_attn(self.input_layernorm(x_BLD), rope, mask, cache)
+        x_BLD = self.self_attn(self.input_layernorm(x_BLD), rope, mask, cache).add_(x_BLD)
         mlp_BLD: Tensor = self.mlp(self.post_attention_layernorm(x_BLD))
-        return x_BLD + mlp_BLD
+        return mlp_BLD.add_(x_BLD)
 
 
 class Decoder(nn.Module):
@@ -166,7 +189,9 @@ class CausalLM(nn.Module):
         self.options = options
         self.precision = precision
         self.model = Decoder(options, precision)
-        self.lm_head = None if options.tie_embeddings else Linear(options.hidden_size, options.vocab_size, bias=False)
+        self.lm_head: nn.Module | None = None
+        if not options.tie_embeddings:
+            self.lm_head = Linear(options.hidden_size, options.vocab_size, bias=False)
 
     @property
     def device(self) -> torch.device:
@@ -176,8 +201,9 @@ class CausalLM(nn.Module):
     @property
     def head_weight_VD(self) -> Tensor:
         """The weight that turns hidden states into logits."""
-        weight: Tensor = self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
-        return weight
+        layer = self.model.embed_tokens if self.lm_head is None else self.lm_head
+        assert isinstance(layer.weight, Tensor)
+        return layer.weight
 
     def forward(
         self,
@@ -193,4 +219,7 @@ class CausalLM(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """``(..., D)`` to ``(..., V)`` float32; the product runs in the compute dtype."""
-        return F.linear(hidden, self.head_weight_VD.to(hidden.dtype)).float()
+        if self.lm_head is None:
+            return F.linear(hidden, self.head_weight_VD.to(hidden.dtype)).float()
+        logits: Tensor = self.lm_head(hidden)
+        return logits.float()

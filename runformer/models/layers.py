@@ -8,6 +8,7 @@ Shape suffixes: B batch, L positions, D hidden size, H heads, K head size, F MLP
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,6 +27,20 @@ class Linear(nn.Linear):
         """Map ``(..., in)`` to ``(..., out)``."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.weight.to(x.dtype), bias)
+
+
+def side_by_side(layers: Sequence[nn.Module]) -> Linear | None:
+    """One layer whose output is that of several on the same input, concatenated; None where one is not plain linear."""
+    plain = [layer for layer in layers if type(layer) is Linear]
+    if len(plain) < len(layers):
+        return None
+    has_bias = plain[0].bias is not None
+    with torch.device("meta"):
+        whole = Linear(plain[0].in_features, sum(layer.out_features for layer in plain), bias=has_bias)
+    whole.weight = nn.Parameter(torch.cat([layer.weight.detach() for layer in plain]), requires_grad=False)
+    if has_bias:
+        whole.bias = nn.Parameter(torch.cat([layer.bias.detach() for layer in plain]), requires_grad=False)
+    return whole
 
 
 class Embedding(nn.Embedding):
@@ -97,7 +112,7 @@ class _Rotate(torch.autograd.Function):
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     wide = x.to(cos.dtype)
     swapped = wide.roll(wide.shape[-1] // 2, dims=-1)
-    return torch.addcmul(wide * cos, swapped, sin).to(x.dtype)
+    return (wide * cos).addcmul_(swapped, sin).to(x.dtype)
 
 
 def apply_rope(x_BLHK: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 
 from runformer.config.task import DeviceOptions
 from runformer.errors import DeviceError
+from runformer.parallel.heap import keep_freed_memory
 
 
 def resolve_device(options: DeviceOptions) -> torch.device:
@@ -24,6 +25,7 @@ def resolve_device(options: DeviceOptions) -> torch.device:
             hint="leave --device_target out to use the best device there is, or give CPU",
         )
     if kind == "cpu":
+        keep_freed_memory()
         return torch.device("cpu")
     if not 0 <= options.index < count:
         raise DeviceError(f"device_id {options.index}: there are {count} {kind.upper()} devices, 0 to {count - 1}")

@@ -20,8 +20,6 @@ from runformer.predict.compiling import CompiledStep, Step
 from runformer.predict.sampling import Draw, pick_tokens
 from runformer.predict.settings import LengthLimit, Settings
 
-_COMPILED_BUCKET = 256  # slots; longer texts then rarely need another compilation
-
 
 @dataclass
 class _Row:
@@ -76,7 +74,7 @@ class Generator:
         self._eos_ids = eos_ids
         self._lengths = lengths
         self._seed = seed
-        self._device = model.head_weight_VD.device
+        self._device = model.device
         pad_id = model.options.pad_token_id
         # As in training, keys that are padding are not seen, wherever they stand. Where the same token also ends
         # texts it is more than padding (a chat's turns end with it), and it is seen: that is Hugging Face's rule.
@@ -150,7 +148,7 @@ class Generator:
         return torch.ones_like(tokens, dtype=torch.bool) if self._hidden_id is None else tokens != self._hidden_id
 
     def _get_cache(self, batch: int, length: int) -> StaticCache:
-        capacity = round_up(length, _COMPILED_BUCKET) if self._compile else length
+        capacity = round_up(length) if self._compile else length
         # Compiled code knows the memory of its cache, so a cache of the right size is used again.
         if self._cache is None or (self._cache.batch, self._cache.capacity) != (batch, capacity):
             dtype = TORCH_DTYPES[self._model.precision.compute]

@@ -9,6 +9,7 @@ Shape suffixes: N rows (positions of a batch), D hidden size, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,6 +21,9 @@ from runformer.data import IGNORED
 
 _CHUNK_ELEMENTS = {"cpu": 2**23, "cuda": 2**27, "npu": 2**27}
 """Logits held at a time: 32 MiB of float32 on a CPU stay near its caches, an accelerator wants large products."""
+
+_BLOCK_ELEMENTS = {"cpu": 2**20, "cuda": 2**27, "npu": 2**27}
+"""Elements of a weight gradient that are computed in one product where it must be widened afterwards."""
 
 
 def cross_entropy(hidden: Tensor, head_weight_VD: Tensor, labels: Tensor, divisor: float) -> Tensor:
@@ -49,9 +53,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         grad_rows_ND = torch.empty_like(rows_ND) if ctx.needs_input_grad[0] else None
         grad_weight_VD = torch.zeros_like(head_weight_VD) if ctx.needs_input_grad[1] else None
         loss = torch.zeros((), dtype=torch.float32, device=rows_ND.device)
-        size = max(1, _CHUNK_ELEMENTS[rows_ND.device.type] // weight_VD.shape[0])
-        for start in range(0, len(rows_ND), size):
-            chunk = slice(start, start + size)
+        for chunk in _chunks(len(rows_ND), max(1, _CHUNK_ELEMENTS[rows_ND.device.type] // weight_VD.shape[0])):
             logits = F.linear(rows_ND[chunk], weight_VD).float()
             normaliser = logits.logsumexp(-1, keepdim=True)
             picked = labels_N[chunk, None]
@@ -80,8 +82,19 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return grad_rows_ND, grad_weight_VD, None, None
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    if total.dtype == left.dtype:
-        total.addmm_(left, right)
-    else:
-        total.add_(left @ right)
+def _chunks(rows: int, most: int) -> Iterator[slice]:
+    """Slices of at most ``most`` rows, nearly equal: a product with a few left over costs as much as a whole one."""
+    size = -(-rows // max(1, -(-rows // most))) or 1
+    return (slice(start, start + size) for start in range(0, rows, size))
+
+
+def _add_product(total_VD: Tensor, left_VN: Tensor, right_ND: Tensor) -> None:
+    """``total += left · right``, in blocks where the product is of a narrower dtype.
+
+    A whole product and its copy in the wider dtype would be among the largest tensors of a step.
+    """
+    if total_VD.dtype == left_VN.dtype:
+        total_VD.addmm_(left_VN, right_ND)
+        return
+    for rows in _chunks(len(total_VD), _BLOCK_ELEMENTS[total_VD.device.type] // total_VD.shape[1] or 1):
+        total_VD[rows].add_(left_VN[rows] @ right_ND)

@@ -26,7 +26,12 @@ class NamedAdamW:
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.updates = 0
         self._options = options
-        self._moments: dict[str, Tensor] = {}
+        # Made before the first step, not in it: memory that a step frees then stays in one piece for the next.
+        self._moments = {
+            f"{moment}.{name}": torch.zeros_like(parameter, requires_grad=False)
+            for moment in MOMENTS
+            for name, parameter in self.parameters.items()
+        }
 
     def gradient_norm(self) -> float:
         """The joint L2 norm of all gradients."""
@@ -47,12 +52,6 @@ class NamedAdamW:
     @torch.no_grad()
     def update(self, learning_rate: float) -> None:
         """One step of AdamW, from the gradients that the parameters hold."""
-        if not self._moments:
-            self._moments = {
-                f"{moment}.{name}": torch.zeros_like(parameter)
-                for moment in MOMENTS
-                for name, parameter in self.parameters.items()
-            }
         decayed = [name for name, p in self.parameters.items() if p.ndim > 1 and not name.endswith(".bias")]
         others = [name for name in self.parameters if name not in set(decayed)]
         for names, decay in ((decayed, self._options.weight_decay), (others, 0.0)):
@@ -90,7 +89,7 @@ class NamedAdamW:
 
     def state(self) -> Mapping[str, Tensor]:
         """The moments, ``<moment>.<parameter name>``; empty before the first update."""
-        return self._moments
+        return self._moments if self.updates else {}
 
     def load_state(self, moments: Mapping[str, Tensor], updates: int) -> None:
         """Take over moments (copied) and the number of updates that made them.
@@ -99,16 +98,13 @@ class NamedAdamW:
             CheckpointError: a moment is missing or has another shape than its parameter.
         """
         if updates == 0:
-            return  # Adam makes its moments with the first update
-        loaded = {}
-        for moment in MOMENTS:
-            for name, parameter in self.parameters.items():
-                key = f"{moment}.{name}"
-                if key not in moments:
-                    raise CheckpointError(f"optimizer state {key}: missing in the checkpoint")
-                saved = moments[key]
-                if saved.shape != parameter.shape:
-                    shapes = f"{tuple(saved.shape)} in the checkpoint, {tuple(parameter.shape)} in the model"
-                    raise CheckpointError(f"optimizer state {key}: shape {shapes}")
-                loaded[key] = saved.to(device=parameter.device, dtype=parameter.dtype, copy=True)
-        self._moments, self.updates = loaded, updates
+            return  # zeros, as they are
+        for key, moment in self._moments.items():
+            if key not in moments:
+                raise CheckpointError(f"optimizer state {key}: missing in the checkpoint")
+            if moments[key].shape != moment.shape:
+                shapes = f"{tuple(moments[key].shape)} in the checkpoint, {tuple(moment.shape)} in the model"
+                raise CheckpointError(f"optimizer state {key}: shape {shapes}")
+        for key, moment in self._moments.items():
+            moment.copy_(moments[key])
+        self.updates = updates

@@ -62,6 +62,26 @@ def test_bfloat16_rows_give_float32_weight_gradients() -> None:
     assert (hidden.grad.double() / 8 - expected[1]).norm() < 2e-2 * expected[1].norm()
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 200), st.sampled_from([1, 24, 24 * 7, 24 * 1000]))
+def test_narrow_weight_gradients_do_not_depend_on_the_blocks_they_come_in(vocab: int, elements: int) -> None:
+    whole, parts = (inputs(20, vocab, torch.bfloat16) for _ in range(2))
+    cross_entropy(*whole, 5.0).backward()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(loss_module._BLOCK_ELEMENTS, "cpu", elements)
+        cross_entropy(*parts, 5.0).backward()
+    assert whole[1].grad is not None
+    torch.testing.assert_close(parts[1].grad, whole[1].grad, rtol=1e-2, atol=1e-3 * whole[1].grad.abs().max().item())
+
+
+@given(st.integers(0, 1000), st.integers(1, 300))
+def test_chunks_cover_all_rows_once_and_are_of_nearly_equal_length(rows: int, most: int) -> None:
+    lengths = [len(range(rows)[chunk]) for chunk in loss_module._chunks(rows, most)]
+    assert sum(lengths) == rows
+    assert all(0 < length <= most for length in lengths)
+    assert len(lengths) == -(-rows // most)
+
+
 def test_splitting_a_batch_changes_nothing() -> None:
     hidden, weight, labels = inputs(32, 100, torch.float32)
     divisor = float((labels != IGNORED).sum())

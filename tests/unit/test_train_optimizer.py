@@ -88,8 +88,10 @@ def test_a_moment_that_does_not_fit_is_named(change: str, words: str) -> None:
         del state["exp_avg_sq.1.weight"]
     else:
         state["exp_avg_sq.1.weight"] = torch.zeros(2, 3)
+    other = NamedAdamW(make_model(), OPTIONS)
     with pytest.raises(CheckpointError, match=rf"exp_avg_sq\.1\.weight.*{words}"):
-        NamedAdamW(make_model(), OPTIONS).load_state(state, 1)
+        other.load_state(state, 1)
+    assert other.state() == {}, "a state that does not fit is not taken up in part"
 
 
 @pytest.mark.parametrize("limit", [0.5, 1e9])
