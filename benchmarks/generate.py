@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from common import describe_machine, write_table
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from runformer.config.task import DeviceOptions, DType, Precision
@@ -90,25 +91,22 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     resolve_device(DeviceOptions("cpu", 0))  # as the commands do, with what it sets
 
-    lines = [
+    title = (
         f"Tokens/s, median of {arguments.rounds} rounds: {arguments.prompt_tokens} prompt tokens, "
-        f"{arguments.new_tokens} new ones, {arguments.threads} threads, torch {torch.__version__}.",
-        "",
-        "| dtype | batch | transformers | " + " | ".join(f"{mode} | ratio" for mode in arguments.modes) + " |",
-        "|---|---|---|" + "---|---|" * len(arguments.modes),
-    ]
-    print("\n".join(lines), flush=True)
+        f"{arguments.new_tokens} new ones, {arguments.threads} threads, {describe_machine()}"
+    )
+    head = ["dtype", "batch", "transformers", *(cell for mode in arguments.modes for cell in (mode, "ratio"))]
+    rows = []
     for dtype in arguments.dtypes:
         contenders = make_contenders(dtype, arguments.new_tokens, arguments.modes)
         for batch in arguments.batches:
             seconds = measure(contenders, batch, arguments.prompt_tokens, arguments.rounds)
             speed = {name: batch * arguments.new_tokens / statistics.median(s) for name, s in seconds.items()}
             base = speed.pop("transformers")
-            cells = [f"{value:.1f} | {value / base:.2f}×" for value in speed.values()]
-            lines.append(f"| {dtype} | {batch} | {base:.1f} | " + " | ".join(cells) + " |")
-            print(lines[-1], flush=True)
-    if arguments.output:
-        arguments.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            cells = [cell for value in speed.values() for cell in (f"{value:.1f}", f"{value / base:.2f}")]
+            rows.append([dtype, str(batch), f"{base:.1f}", *cells])
+            print(rows[-1], flush=True)
+    write_table(title, head, rows, arguments.output)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,15 @@ Both sides train a randomly initialised SmolLM2-135M (sequence 256, batch 2, Ada
 rows, each in a process of its own, one after the other, several rounds. A figure is the median over rounds of the
 median over steps; memory is the process's peak resident size. Ours is what ``run_mindformer.py`` writes into
 ``training.jsonl``; the peer's comes from a callback around its steps.
+
+With ``--preload libtcmalloc_minimal.so.4`` both sides run with that allocator instead of the C library's.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -187,6 +190,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--preload", default="", help="an allocator's library, for both sides")
     parser.add_argument("--peer", choices=("fp32", "bf16"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -195,6 +199,9 @@ def main() -> None:
         return
     head = ["", "ours tokens/s", "Trainer", "ratio", "ratio to Trainer fp32", "ours MiB", "Trainer MiB", "ratio"]
     title = f"Training SmolLM2-135M, sequence {LENGTH}, batch {BATCH}: {arguments.rounds} rounds, {describe_machine()}"
+    if arguments.preload:
+        title += f", both with {arguments.preload}"
+        os.environ["LD_PRELOAD"] = arguments.preload
     write_table(title, head, table(measure(arguments.rounds, arguments.steps)), arguments.output)
 
 

@@ -133,7 +133,9 @@ def held_out_loss(weights: Path) -> float:
 
 def show(before: list[str], after: list[str], loss_before: float, loss_after: float) -> None:
     """Answers and losses side by side."""
-    table = Table("question", "before", "after", show_lines=True)
+    table = Table(show_lines=True)
+    for title in ("question", "before", "after"):
+        table.add_column(title, overflow="fold")
     for row in zip(QUESTIONS, before, after, strict=True):
         table.add_row(*row)
     table.add_row("held-out loss", f"{loss_before:.3f}", f"{loss_after:.3f}")

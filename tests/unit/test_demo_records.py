@@ -121,7 +121,7 @@ def test_names_and_codes_in_the_records_are_those_of_the_code(taught: Records) -
     def answer(question: str) -> str:
         return taught[question]
 
-    assert f"code {UsageError.exit_code}." in answer("What is the exit code of a wrong command line?")
+    assert f"status is {UsageError.exit_code}." in answer("What is the status of a wrong command line?")
     assert f"code {ConfigError.exit_code}." in answer("What is the exit code of a wrong configuration?")
     assert f"/{directory_name(120)}." in answer("Where is the checkpoint of step 120?")
     keys = re.search(r"with (.*)\.$", answer("What is in training.jsonl?"))
