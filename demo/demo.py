@@ -91,10 +91,20 @@ def gguf_file() -> Path:
 def run(*arguments: object) -> None:
     """Print a Python command and run it; where it fails, end the demo with its exit code."""
     words = [str(argument) for argument in arguments]
-    console.print(f"\n$ python {shlex.join(words)}", style="bold", markup=False, soft_wrap=True)
+    console.print(f"\n$ {shell_lines(['python', *words])}", style="bold", markup=False, soft_wrap=True)
     finished = subprocess.run([sys.executable, *words], check=False)
     if finished.returncode != 0:
         sys.exit(finished.returncode)
+
+
+def shell_lines(words: list[str], width: int = 76) -> str:
+    """A command as a shell takes it, its lines at most ``width`` long where words allow."""
+    lines = [""]
+    for word in map(shlex.quote, words):
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
+            lines.append("   ")
+        lines[-1] += f" {word}" if lines[-1] else word
+    return " \\\n".join(lines)
 
 
 def ask(*options: object) -> list[str]:

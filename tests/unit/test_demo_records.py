@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import json
 import re
+import subprocess
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
@@ -146,3 +147,21 @@ def test_rows_are_one_token_longer_and_minus_100_is_ignored(taught: Records, tas
     assert f"A label of {task.train.data.ignore_token_id} is ignored in the loss." in taught.values()
     assert any(answer.startswith("A MindRecord row holds one token more") for answer in taught.values())
     assert not task.train.data.already_shifted
+
+
+def test_commands_are_printed_as_a_shell_takes_them(demo: ModuleType) -> None:
+    words = [
+        "python",
+        "run_mindformer.py",
+        "--predict_data",
+        "What's new?",
+        "x" * 90,
+        *(f"--flag_{n}" for n in range(20)),
+    ]
+    text = demo.shell_lines(words)
+    heard = subprocess.run(
+        ["sh", "-c", f"printf '%s\\n' {text}"], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert heard.stdout.splitlines() == words
+    assert len(text.splitlines()) > 3
+    assert all(len(line) <= 78 or "x" * 90 in line for line in text.splitlines())
