@@ -6,17 +6,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from runformer.cli import preprocess
+from runformer.cli import config, preprocess
 from runformer.cli.report import reporting_errors
 
-_COMMANDS = {"preprocess": preprocess.main}
+_COMMANDS = {"config": config.main, "preprocess": preprocess.main}
 
 
 def main(argv: Sequence[str]) -> int:
     """Run one command and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m runformer",
-        description="Prepare data for tasks. Tasks themselves are run by: python run_mindformer.py --config X.yaml …",
+        description="Prepare data for tasks, and explain their keys. "
+        "Tasks themselves are run by: python run_mindformer.py --config X.yaml …",
     )
     parser.add_argument("--debug", action="store_true", help="show where an error comes from")
     parser.add_argument("command", choices=_COMMANDS, help="COMMAND --help tells more")

@@ -159,11 +159,14 @@ def _accepts_scalar(hint: Any, value: object) -> bool:
     return not math.isnan(value) if hint is float else isinstance(value, int) or value.is_integer()
 
 
-def _describe(hint: Any) -> str:
+def describe(hint: Any) -> str:
+    """What a type looks like in a task file, in words."""
+    if hint is Any:
+        return "anything"
     if isinstance(hint, types.UnionType):
-        return " or ".join(_describe(member) for member in _members(hint) if member is not types.NoneType)
+        return " or ".join(describe(member) for member in _members(hint) if member is not types.NoneType)
     if typing.get_origin(hint) is list:
-        return f"a list, each item {_describe(typing.get_args(hint)[0])}"
+        return f"a list, each item {describe(typing.get_args(hint)[0])}"
     if is_dataclass(hint) or typing.get_origin(hint) is dict:
         return "a group of keys"
     return {bool: "True or False", int: "an integer", float: "a number", str: "text"}[hint]
@@ -240,7 +243,7 @@ class Reader:
 
     def _read(self, values: dict[str, Any], slot: Slot, node: Node, path: str, quiet: bool) -> None:
         if not _accepts(slot.hint, node):
-            self.report.error(path, f"must be {_describe(slot.hint)}, not {spell(node)}")
+            self.report.error(path, f"must be {describe(slot.hint)}, not {spell(node)}")
             return
         quiet = quiet or self.mode not in slot.key.modes
         value = self._value(slot, slot.hint, node, path, quiet)

@@ -134,7 +134,7 @@ class LrSchedule:
 
 @dataclass(frozen=True, slots=True)
 class Callback:
-    """An item of ``callbacks``."""
+    """``callbacks``: accepted with all its keys, without effect here."""
 
     type: str | None = sets("train", "Kind of callback.")
 
