@@ -82,7 +82,7 @@ def test_quickstart(repository: Path, tmp_path: Path) -> None:
     write_model_folder(tmp_path / "model")
     (tmp_path / "instructions.json").write_text(blocks(document, "json")[0])
     (tmp_path / "finetune.yaml").write_text(blocks(document, "yaml")[0])
-    preprocess, finetune, resume, ask, lora = blocks(document, "bash")
+    preprocess, finetune, resume, ask, lora, explain = blocks(document, "bash")
     run_block(preprocess, repository, tmp_path)
     run_block(finetune, repository, tmp_path)
     assert len((tmp_path / "output/training.jsonl").read_text().splitlines()) == 4
@@ -93,6 +93,7 @@ def test_quickstart(repository: Path, tmp_path: Path) -> None:
     assert (tmp_path / "text_generation_result.txt").read_text().startswith("[{'text_generation_text': [")
     run_block(lora, repository, tmp_path)
     assert len((tmp_path / "output_lora/training.jsonl").read_text().splitlines()) == 4
+    assert run_block(explain, repository, tmp_path).stdout.startswith("runner_config.epochs: an integer")
 
 
 def test_the_published_single_card_command(repository: Path, tmp_path: Path) -> None:
@@ -111,7 +112,9 @@ def test_the_published_single_card_command(repository: Path, tmp_path: Path) -> 
     assert [row["step"] for row in rows] == list(range(1, 7))  # 24 rows, 8 a step by accumulation, 2 epochs
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/quickstart.md", "docs/from_mindformers.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "docs/quickstart.md", "docs/from_mindformers.md", "benchmarks/README.md"]
+)
 def test_links_lead_somewhere(document: str, repository: Path) -> None:
     path = repository / document
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
