@@ -2,7 +2,7 @@
 
     python benchmarks/train.py --rounds 3 --output benchmarks/train.md
 
-Both sides train a randomly initialised SmolLM2-135M (sequence 256, batch 2, AdamW, clip 1.0) on the same random
+Both sides train a randomly initialised SmolLM2-135M (sequence 256, AdamW, clip 1.0) on the same random
 rows, each in a process of its own, one after the other, several rounds. A figure is the median over rounds of the
 median over steps; memory is the process's peak resident size. Ours is what ``run_mindformer.py`` writes into
 ``training.jsonl``; the peer's comes from a callback around its steps.
@@ -37,7 +37,7 @@ SHAPE = {
     "rms_norm_eps": 1e-5,
     "tie_word_embeddings": True,
 }
-LENGTH, BATCH, WARM_UP_STEPS = 256, 2, 2
+LENGTH, WARM_UP_STEPS = 256, 2
 VARIANTS = ("fp32 ours", "fp32 peer", "bf16 ours", "bf16 peer")
 
 CONFIG = """
@@ -78,16 +78,16 @@ model:
 """
 
 
-def prepare(folder: Path, steps: int) -> None:
+def prepare(folder: Path, steps: int, batch: int) -> None:
     """The rows, as MindRecord for us and as an array for the peer, and our two configurations."""
     from runformer.data.mindrecord import Column, MindRecordWriter
 
-    rows = np.random.default_rng(0).integers(0, SHAPE["vocab_size"], (steps * BATCH, LENGTH + 1), dtype=np.int32)
+    rows = np.random.default_rng(0).integers(0, SHAPE["vocab_size"], (steps * batch, LENGTH + 1), dtype=np.int32)
     np.save(folder / "data.npy", rows)
     with MindRecordWriter(folder / "data.mindrecord", {"input_ids": Column("int32", (-1,))}) as writer:
         writer.write([{"input_ids": row} for row in rows])
     for dtype in ("float32", "bfloat16"):
-        text = CONFIG.format(**SHAPE, batch=BATCH, length=LENGTH, dtype=dtype)
+        text = CONFIG.format(**SHAPE, batch=batch, length=LENGTH, dtype=dtype)
         (folder / f"{dtype}.yaml").write_text(text)
 
 
@@ -104,15 +104,16 @@ def run_ours(folder: Path, precision: str) -> dict[str, float]:
     return {"tokens_per_second": speed, "peak_bytes": rows[-1]["peak_memory_bytes"]}
 
 
-def run_peer(folder: Path, precision: str) -> dict[str, float]:
+def run_peer(folder: Path, precision: str, batch: int) -> dict[str, float]:
     """The same with Hugging Face's Trainer, in a process of its own."""
     command = [sys.executable, __file__, "--peer", precision, "--folder", str(folder)]
+    command += ["--batch", str(batch)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=1800)
     figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return figures
 
 
-def peer(folder: Path, precision: str) -> None:
+def peer(folder: Path, precision: str, batch: int) -> None:
     """Train with Trainer and print figures as JSON; runs in the child."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
@@ -127,7 +128,7 @@ def peer(folder: Path, precision: str) -> None:
     config = LlamaConfig(**SHAPE, rope_parameters={"rope_type": "default", "rope_theta": 1e5}, use_cache=False)
     arguments = TrainingArguments(
         output_dir=str(folder / "peer"),
-        per_device_train_batch_size=BATCH,
+        per_device_train_batch_size=batch,
         num_train_epochs=1,
         save_strategy="no",
         logging_steps=1,
@@ -141,19 +142,19 @@ def peer(folder: Path, precision: str) -> None:
     data = [{"input_ids": row, "labels": row} for row in rows]
     Trainer(LlamaForCausalLM(config), arguments, train_dataset=data, callbacks=[Clock()]).train()
     seconds = statistics.median(np.diff(times[WARM_UP_STEPS - 1 :]))
-    print(json.dumps({"tokens_per_second": BATCH * LENGTH / seconds, "peak_bytes": peak_rss_bytes()}))
+    print(json.dumps({"tokens_per_second": batch * LENGTH / seconds, "peak_bytes": peak_rss_bytes()}))
 
 
-def measure(rounds: int, steps: int) -> dict[str, list[dict[str, float]]]:
+def measure(rounds: int, steps: int, batch: int) -> dict[str, list[dict[str, float]]]:
     """All variants in turn, every round."""
     figures: dict[str, list[dict[str, float]]] = {variant: [] for variant in VARIANTS}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prepare(folder, steps)
+        prepare(folder, steps, batch)
         for number in range(rounds):
             for variant in VARIANTS:
                 precision, side = variant.split()
-                result = (run_ours if side == "ours" else run_peer)(folder, precision)
+                result = run_ours(folder, precision) if side == "ours" else run_peer(folder, precision, batch)
                 figures[variant].append(result)
                 print(f"round {number + 1} {variant}: {result}", flush=True)
     return figures
@@ -189,20 +190,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--preload", default="", help="an allocator's library, for both sides")
     parser.add_argument("--peer", choices=("fp32", "bf16"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.peer:
-        peer(arguments.folder, arguments.peer)
+        peer(arguments.folder, arguments.peer, arguments.batch)
         return
     head = ["", "ours tokens/s", "Trainer", "ratio", "ratio to Trainer fp32", "ours MiB", "Trainer MiB", "ratio"]
-    title = f"Training SmolLM2-135M, sequence {LENGTH}, batch {BATCH}: {arguments.rounds} rounds, {describe_machine()}"
+    title = f"Training SmolLM2-135M, sequence {LENGTH}, batch {arguments.batch}: {arguments.rounds} rounds"
+    title += f", {describe_machine()}"
     if arguments.preload:
         title += f", both with {arguments.preload}"
         os.environ["LD_PRELOAD"] = arguments.preload
-    write_table(title, head, table(measure(arguments.rounds, arguments.steps)), arguments.output)
+    write_table(title, head, table(measure(arguments.rounds, arguments.steps, arguments.batch)), arguments.output)
 
 
 if __name__ == "__main__":
