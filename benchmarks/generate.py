@@ -9,7 +9,9 @@ contender once, so a machine that is slow for a while is slow for all; medians o
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -66,7 +68,7 @@ def make_contenders(dtype: DType, new_tokens: int, modes: list[str]) -> dict[str
 
 
 def measure(contenders: dict[str, Contender], batch: int, prompt_tokens: int, rounds: int) -> dict[str, list[float]]:
-    """Seconds of every round. A first one, in which code is compiled and memory is touched, does not count."""
+    """Seconds of every round; the first, in which code is compiled and memory is touched, is no measure of speed."""
     prompts = torch.randint(3, SMOLLM2_135M.vocab_size, (batch, prompt_tokens)).tolist()
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds + 1):
@@ -74,7 +76,7 @@ def measure(contenders: dict[str, Contender], batch: int, prompt_tokens: int, ro
             started = time.perf_counter()
             ask(prompts)
             seconds[name].append(time.perf_counter() - started)
-    return {name: taken[1:] for name, taken in seconds.items()}
+    return seconds
 
 
 def main() -> None:
@@ -89,6 +91,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="also write the table to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    with (
+        tempfile.TemporaryDirectory() as cache
+    ):  # an empty one: what earlier runs compiled would shorten the first round
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+        run(arguments)
+
+
+def run(arguments: argparse.Namespace) -> None:
     resolve_device(DeviceOptions("cpu", 0))  # as the commands do, with what it sets
 
     title = (
@@ -96,15 +106,18 @@ def main() -> None:
         f"{arguments.new_tokens} new ones, {arguments.threads} threads, {describe_machine()}"
     )
     head = ["dtype", "batch", "transformers", *(cell for mode in arguments.modes for cell in (mode, "ratio"))]
+    head += [f"{mode}: first round longer by s" for mode in arguments.modes]
     rows = []
     for dtype in arguments.dtypes:
         contenders = make_contenders(dtype, arguments.new_tokens, arguments.modes)
         for batch in arguments.batches:
             seconds = measure(contenders, batch, arguments.prompt_tokens, arguments.rounds)
-            speed = {name: batch * arguments.new_tokens / statistics.median(s) for name, s in seconds.items()}
+            medians = {name: statistics.median(taken[1:]) for name, taken in seconds.items()}
+            speed = {name: batch * arguments.new_tokens / median for name, median in medians.items()}
             base = speed.pop("transformers")
             cells = [cell for value in speed.values() for cell in (f"{value:.1f}", f"{value / base:.2f}")]
-            rows.append([dtype, str(batch), f"{base:.1f}", *cells])
+            firsts = [f"{seconds[mode][0] - medians[mode]:.1f}" for mode in arguments.modes]
+            rows.append([dtype, str(batch), f"{base:.1f}", *cells, *firsts])
             print(rows[-1], flush=True)
     write_table(title, head, rows, arguments.output)
 

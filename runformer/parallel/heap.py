@@ -12,7 +12,7 @@ def keep_freed_memory() -> None:
     """Let this process keep what it frees, for its next tensors, instead of giving it back to the system.
 
     Every step frees and takes again gigabytes. glibc would return the larger pieces each time, and the system would
-    clear each page before handing it out again: in bfloat16 on a CPU that is a third of a step. Other C libraries, and
+    clear each page before handing it out again, which can take a third of a bfloat16 step. Other C libraries, and
     other allocators that are preloaded, know no such parameters and stay as they are.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -23,7 +23,7 @@ class CompiledStep:
     """Compiles ``step`` at its first call. Where that fails it says so once and runs ``step`` itself from then on.
 
     ``step`` must be safe to run twice on the same arguments: a failed attempt is repeated eagerly. Its model must
-    stay as it is: that is not checked again at every call, which would cost as much as a layer.
+    stay as it is: that is not checked again at every call, since checking every layer takes longer than computing one.
     """
 
     def __init__(self, step: Step, device: torch.device) -> None:

@@ -1,7 +1,7 @@
 """Weights in the layout that oneDNN's products read fastest, for generation on a CPU.
 
-A decode step multiplies a few rows by every weight of the model, so its speed is that of reading them. Plain matrices
-are read at a third of the memory's speed in float32 and half of it in bfloat16; packed ones at nearly all of it.
+A decode step multiplies a few rows by every weight of the model, so its speed is that of reading them, and the library
+reads its own layout faster than plain matrices (``benchmarks/generate.py``).
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class NamedAdamW:
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.updates = 0
         self._options = options
-        # Made before the first step, not in it: memory that a step frees then stays in one piece for the next.
+        # Made at once: a run too large for the memory then fails in its first step, not in its second.
         self._moments = {
             f"{moment}.{name}": torch.zeros_like(parameter, requires_grad=False)
             for moment in MOMENTS

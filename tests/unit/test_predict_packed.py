@@ -16,7 +16,8 @@ from runformer.config.task import LoraOptions, ModelOptions, Precision
 from runformer.models.build import build_model, initialise
 from runformer.models.decoder import CausalLM
 from runformer.models.lora import LoraLinear
-from runformer.predict import packed
+from runformer.predict import compiling, packed
+from runformer.predict.cache import round_up
 from runformer.predict.engine import Generator
 from runformer.predict.packed import PackedLinear
 from runformer.predict.settings import LengthLimit, Settings
@@ -116,7 +117,6 @@ def test_packed_weights_go_with_their_model() -> None:
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_compiled_models_of_one_shape_keep_their_own_weights() -> None:
     prompts = [[5, 17, 3], [9, 2, 8]]
     chosen = Settings(max_new_tokens=6)
@@ -129,3 +129,28 @@ def test_compiled_models_of_one_shape_keep_their_own_weights() -> None:
             for compiled in (False, True)
         ]
         assert texts[0] == texts[1]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_more_shapes_than_may_be_compiled_run_eagerly_and_it_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(compiling, "_SHAPES", 1)
+    torch.compiler.reset()
+    model = make("llama")
+    prepare_for_generation(model)
+    chosen = Settings(max_new_tokens=4)
+    lengths = LengthLimit(chosen, SIZES["max_positions"])
+    eager, compiled = (
+        Generator(model, chosen, eos_ids=frozenset(), lengths=lengths, compile=mode) for mode in (False, True)
+    )
+    for prompts in ([[5, 17, 3]], [[5, 17, 3], [9, 2, 8]], [[1, 2, 3]] * 3):
+        assert compiled.generate(prompts) == eager.generate(prompts)
+    assert sum("generation runs eagerly" in record.message for record in caplog.records) == 1
+
+
+@given(st.integers(1, 10**6))
+def test_a_compiled_cache_holds_the_text_and_wastes_at_most_half_of_it(length: int) -> None:
+    capacity = round_up(length)
+    assert length <= capacity <= max(1.5 * length, 2)
+    assert len({round_up(shorter) for shorter in range(1, 2049)}) < 24, "few sizes, so few compilations"
