@@ -4,7 +4,7 @@ Saving is ``CheckpointStore.save``. Reading begins with ``find_weights`` or ``fi
 what a path is; ``load_weights`` fills a model from what they find. Every error is a ``CheckpointError``.
 """
 
-from runformer.checkpoint.load import LoadReport, load_weights
+from runformer.checkpoint.load import LoadReport, check_weights, load_weights
 from runformer.checkpoint.reader import Checkpoint, newest_intact, open_checkpoint
 from runformer.checkpoint.source import WeightSource, find_resume, find_weights
 from runformer.checkpoint.store import CheckpointStore, TrainingState
@@ -15,6 +15,7 @@ __all__ = [
     "LoadReport",
     "TrainingState",
     "WeightSource",
+    "check_weights",
     "find_resume",
     "find_weights",
     "load_weights",

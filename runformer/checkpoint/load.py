@@ -47,7 +47,7 @@ class LoadReport:
     """What a load did.
 
     Attributes:
-        loaded: how many parameters were filled.
+        loaded: how many parameters the weights hold.
         fresh_adapters: LoRA factors that the weights do not have, left as they were.
         unexpected: stored tensors that the model has no place for.
     """
@@ -69,8 +69,22 @@ def load_weights(source: WeightSource, parameters: Mapping[str, Tensor], *, tied
         tied: the model has no ``lm_head.weight`` since its embedding serves for it.
 
     Raises:
-        CheckpointError: a parameter is missing (LoRA factors may be), has another shape or is not a floating-point
-            one; the weights hold adapters, biases, norms or an output layer that the model lacks; a file is damaged.
+        CheckpointError: as ``check_weights``; a tensor is not a floating-point one; a file is damaged.
+    """
+    report = check_weights(source, parameters, tied=tied)
+    for name, parameter in parameters.items():
+        if name in source.tensors:
+            _copy(source.tensors, name, parameter)
+    _log(source, report)
+    return report
+
+
+def check_weights(source: WeightSource, parameters: Mapping[str, Tensor], *, tied: bool) -> LoadReport:
+    """Whether weights fit a model, by their names and shapes alone; ``parameters`` may be on the meta device.
+
+    Raises:
+        CheckpointError: a parameter is missing (LoRA factors may be) or has another shape; the weights hold
+            adapters, biases, norms or an output layer that the model lacks.
     """
     tensors = source.tensors
     missing = [name for name in parameters if name not in tensors]
@@ -83,11 +97,7 @@ def load_weights(source: WeightSource, parameters: Mapping[str, Tensor], *, tied
     found = [name for name in parameters if name in tensors]
     for name in found:
         _require_shape(tensors, name, tuple(parameters[name].shape))
-    for name in found:
-        _copy(tensors, name, parameters[name])
-    report = LoadReport(len(found), tuple(missing), tuple(unexpected))
-    _log(source, report)
-    return report
+    return LoadReport(len(found), tuple(missing), tuple(unexpected))
 
 
 def _log(source: WeightSource, report: LoadReport) -> None:

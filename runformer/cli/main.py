@@ -13,7 +13,13 @@ def main(argv: Sequence[str]) -> int:
     with reporting_errors(debug=wants_traceback(argv)) as outcome:
         task = load_task(argv)
         # Imported late: an error in the YAML shows before torch is loaded.
-        if task.predict is not None:
+        if task.dry_run:
+            from runformer.plan import describe, make_plan, write_plan
+
+            plan = make_plan(task)
+            print(describe(plan), end="\n\n")
+            print(f"the plan is in {write_plan(plan)}; nothing was started")
+        elif task.predict is not None:
             from runformer.predict.run import predict
 
             predict(task)

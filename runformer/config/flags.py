@@ -45,7 +45,7 @@ def _run_mode(text: str) -> str:
     if text not in _RUN_MODES:
         near = nearest(text, _RUN_MODES)
         suggestion = f"; did you mean {near!r}?" if near else ""
-        raise argparse.ArgumentTypeError(f"must be train, finetune or predict, not {text!r}{suggestion}")
+        raise argparse.ArgumentTypeError(f"must be {', '.join(_RUN_MODES)}, not {text!r}{suggestion}")
     return text
 
 
@@ -75,6 +75,7 @@ _GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("remote_save_url", "remote_save_url"),
         Flag("profile", "profile", _boolean),
         Flag("options", "", many=True, help="Overrides as key=value; --key value says the same."),
+        Flag("dry_run", "", _boolean, help="Whether the run is only planned: nothing starts, plan.json is written."),
     ),
     "weights": (
         Flag("load_checkpoint", "load_checkpoint"),
@@ -105,6 +106,9 @@ _GROUPS: dict[str, tuple[Flag, ...]] = {
     ),
 }
 _FLAGS = tuple(flag for flags in _GROUPS.values() for flag in flags)
+_NAMES = ("help", *(flag.name for flag in _FLAGS), "debug")
+# Ours, not the original's. They yield to its flags where an abbreviation could mean either.
+OWN_FLAGS = ("dry_run", "chat", "debug")
 _EMPTY_MEANS_ABSENT = ("train_dataset_dir", "eval_dataset_dir")
 
 
@@ -115,6 +119,7 @@ class CommandLine:
     config: str
     register_path: str | None
     chat: bool
+    dry_run: bool
     overrides: tuple[Override, ...]
 
 
@@ -173,6 +178,7 @@ def parse_command_line(argv: Sequence[str]) -> CommandLine:
         config=values["config"],
         register_path=values["register_path"],
         chat=bool(values["chat"]),
+        dry_run=bool(values["dry_run"]),
         overrides=tuple(overrides),
     )
 
@@ -210,8 +216,11 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
     while arguments:
         argument = arguments.pop(0)
         name, separator, text = argument.removeprefix("--").partition("=")
-        if not argument.startswith("--") or not name or _is_flag(name):
+        if not argument.startswith("--") or not name:
             named.append(argument)
+            continue
+        if any(known.startswith(name) for known in _NAMES):
+            named.append(f"--{_in_full(name)}{separator}{text}")
             continue
         _check_top_level(name)
         if not separator:
@@ -222,8 +231,10 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
     return named, generic
 
 
-def _is_flag(name: str) -> bool:
-    return any(known.startswith(name) for known in ("help", "debug", *(flag.name for flag in _FLAGS)))
+def _in_full(name: str) -> str:
+    """An abbreviation that one of the original's flags explains, written out; anything else as it is."""
+    found = [known for known in _NAMES if known.startswith(name) and known not in OWN_FLAGS]
+    return found[0] if name not in _NAMES and len(found) == 1 else name
 
 
 def _check_top_level(name: str) -> None:

@@ -37,8 +37,8 @@ def display(path: Path) -> str:
     return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else str(whole)
 
 
-def existing(report: Report, key: str, name: str, *, flag: str) -> Path:
-    """The absolute path of a file or folder that must be there.
+def existing(report: Report, key: str, name: str, *, flag: str) -> Path | None:
+    """The absolute path of a file or folder that must be there; in a plan None, and the key is to be filled in.
 
     Raises:
         ConfigError: naming the path, the key that gave it, and the flag that gives another.
@@ -47,4 +47,8 @@ def existing(report: Report, key: str, name: str, *, flag: str) -> Path:
     if is_there(path):
         return path
     advice = "replace this placeholder" if is_placeholder(name) else f"there is nothing at {display(path)}"
-    raise report.failure(key, f"is {name!r}: {advice} (--{flag} PATH gives another)")
+    text = f"is {name!r}: {advice} (--{flag} PATH gives another)"
+    if not report.planning:
+        raise report.failure(key, text)
+    report.fill_in(key, text)
+    return None

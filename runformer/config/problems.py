@@ -53,7 +53,7 @@ def nearest(name: str, known: Iterable[str], *, likeness: float = 0.6) -> str | 
     return by_folded[found[0]] if found else None
 
 
-def _compact(paths: Iterable[str]) -> str:
+def compact(paths: Iterable[str]) -> str:
     """``a.x, a.y, z`` as ``a.{x, y}, z``: the keys of a section are named together."""
     sections: dict[str, list[str]] = {}
     for path in paths:
@@ -71,9 +71,15 @@ def _compact(paths: Iterable[str]) -> str:
 
 @dataclass
 class Report:
-    """What was found while one configuration was read. ``source`` names its file in messages."""
+    """What was found while one configuration was read.
+
+    ``source`` names its file in messages. ``planning``: the run is only planned, so what has to be there or built
+    before it can start is noted, not refused.
+    """
 
     source: str
+    planning: bool = False
+    to_fill_in: dict[str, str] = field(default_factory=dict)
     places: dict[str, Place] = field(default_factory=dict)
     _written: dict[str, str] = field(default_factory=dict)
     _problems: list[tuple[Place | None, str]] = field(default_factory=list)
@@ -114,6 +120,20 @@ class Report:
             self._problems.append((None, str(error)))
             return None
 
+    def fill_in(self, path: str, text: str) -> None:
+        """What has to be given before the run can start: in a plan it is listed, otherwise it is a problem."""
+        if self.planning:
+            self.to_fill_in.setdefault(self._written.get(path, path), text)
+        else:
+            self.error(path, text)
+
+    def not_built(self, path: str, text: str) -> None:
+        """What is asked for and right, and cannot be run yet: a problem, but for a plan a notice."""
+        if self.planning:
+            self.notice(f"{self._written.get(path, path)} {text}")
+        else:
+            self.error(path, text)
+
     def no_effect(self, path: str, reason: str) -> None:
         """Note a key that is accepted and does nothing here."""
         self._no_effect.setdefault(reason, []).append(path)
@@ -127,8 +147,12 @@ class Report:
         """Every notice, the keys without effect grouped into the last one."""
         if not self._no_effect:
             return tuple(self._notices)
-        groups = [f"  {_compact(paths)}: {reason}" for reason, paths in self._no_effect.items()]
+        groups = [f"  {compact(paths)}: {reason}" for reason, paths in self._no_effect.items()]
         return (*self._notices, "\n".join(["keys without effect here", *groups]))
+
+    def without_effect(self) -> dict[str, tuple[str, ...]]:
+        """The keys without effect, by reason."""
+        return {reason: tuple(paths) for reason, paths in self._no_effect.items()}
 
     def raise_problems(self) -> None:
         """Show every problem found so far.

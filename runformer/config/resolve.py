@@ -11,18 +11,20 @@ from runformer.config.flags import CommandLine, parse_command_line
 from runformer.config.overrides import apply
 from runformer.config.paths import absolute, display
 from runformer.config.problems import Report, nearest
-from runformer.config.resolve_device import check_one_device, compile_mode, device_options
+from runformer.config.resolve_device import compile_mode, device_options
 from runformer.config.resolve_model import load_options, model_task
+from runformer.config.resolve_parallel import parallel_options
 from runformer.config.resolve_predict import predict_task, tokenizer_options
-from runformer.config.resolve_train import train_task
-from runformer.config.schema import Reader
+from runformer.config.resolve_train import evaluation_task, train_task
+from runformer.config.schema import Mode, Reader
 from runformer.config.sections import Config
 from runformer.config.task import RunMode, Task
 from runformer.config.yaml_file import Node, load_tree
 from runformer.errors import ConfigError
 
-_RUN_MODES: tuple[RunMode, ...] = ("train", "finetune", "predict")
-_UNSUPPORTED_RUN_MODES = ("eval", "predict_with_train_model", "export")
+_RUN_MODES: tuple[RunMode, ...] = ("train", "finetune", "eval", "predict")
+_UNSUPPORTED_RUN_MODES = ("predict_with_train_model", "export")
+_CHOICE = "train, finetune, eval or predict"
 
 
 def load_task(argv: Sequence[str]) -> Task:
@@ -42,7 +44,7 @@ def load_task(argv: Sequence[str]) -> Task:
     command = parse_command_line(argv)
     register_path = find_register_path(command.register_path)
     path, where = find_config(command.config, register_path)
-    report = Report(source=display(path))
+    report = Report(source=display(path), planning=command.dry_run)
     if where:
         report.notice(f"task file: {display(path)}, found in {where}")
     root = load_tree(Path(display(path)))
@@ -50,7 +52,7 @@ def load_task(argv: Sequence[str]) -> Task:
         apply(root, override)
     refuse_other_families(root)
     run_mode = _run_mode(root)
-    config = Reader(Config, report, "predict" if run_mode == "predict" else "train").section(Config, root)
+    config = Reader(Config, report, *_reader_modes(root, run_mode)).section(Config, root)
     report.raise_problems()
     return _resolve(config, run_mode, path, command, report)
 
@@ -59,29 +61,38 @@ def _run_mode(root: Node) -> RunMode:
     node = node_at(root, "run_mode")
     name = node.value if node else None
     if node is None or name is None:
-        raise ConfigError(f"{root.place}: run_mode is not set", hint="add --run_mode train, finetune or predict")
+        raise ConfigError(f"{root.place}: run_mode is not set", hint=f"add --run_mode {_CHOICE}")
     if name in _UNSUPPORTED_RUN_MODES:
-        raise ConfigError(f"{node.place}: run_mode {name} is not built yet", hint="use train, finetune or predict")
+        raise ConfigError(f"{node.place}: run_mode {name} is not built yet", hint=f"use {_CHOICE}")
     for known in _RUN_MODES:
         if name == known:
             return known
     near = nearest(str(name), _RUN_MODES)
     suggestion = f": did you mean {near!r}?" if near else ""
-    raise ConfigError(f"{node.place}: run_mode must be train, finetune or predict, not {name!r}{suggestion}")
+    raise ConfigError(f"{node.place}: run_mode must be {_CHOICE}, not {name!r}{suggestion}")
+
+
+def _reader_modes(root: Node, run_mode: RunMode) -> tuple[Mode, ...]:
+    if run_mode in ("eval", "predict"):
+        return (run_mode,)
+    evaluates = node_at(root, "do_eval")
+    return ("train", "eval") if evaluates is not None and evaluates.value is True else ("train",)
 
 
 def _resolve(config: Config, run_mode: RunMode, path: Path, command: CommandLine, report: Report) -> Task:
-    training = run_mode != "predict"
-    check_one_device(config, report)
+    training, predicting = run_mode in ("train", "finetune"), run_mode == "predict"
     device = device_options(config, report)
     load = report.attempt(lambda: load_options(config, report, training=training))
     model = report.attempt(lambda: model_task(config, report, training=training))
     report.raise_problems()
     assert model is not None
     assert load is not None
-    train = report.attempt(lambda: train_task(config, model, report)) if training else None
-    predict = None if training else report.attempt(lambda: predict_task(config, model, report, chat=command.chat))
-    tokenizer = tokenizer_options(config, model, report, predicting=not training)
+    parallel = parallel_options(config, model, report)
+    train = report.attempt(lambda: train_task(config, model, parallel, report)) if training else None
+    evaluating = run_mode == "eval" or (training and config.do_eval)
+    evaluation = report.attempt(lambda: evaluation_task(config, model, report)) if evaluating else None
+    predict = report.attempt(lambda: predict_task(config, model, report, chat=command.chat)) if predicting else None
+    tokenizer = tokenizer_options(config, model, report, predicting=predicting)
     report.raise_problems()
     return Task(
         run_mode=run_mode,
@@ -95,5 +106,10 @@ def _resolve(config: Config, run_mode: RunMode, path: Path, command: CommandLine
         load=load,
         train=train,
         predict=predict,
+        evaluation=evaluation,
+        parallel=parallel,
         notices=report.notices(),
+        without_effect=report.without_effect(),
+        dry_run=command.dry_run,
+        to_fill_in=report.to_fill_in,
     )

@@ -1,8 +1,7 @@
-"""From ``context`` and ``use_parallel`` to the device and the question whether to compile."""
+"""From ``context`` to the device and the question whether to compile."""
 
 from __future__ import annotations
 
-import os
 from typing import Literal
 
 from runformer.config.problems import Report, nearest
@@ -11,7 +10,6 @@ from runformer.config.task import DeviceOptions
 
 _KINDS: dict[str, Literal["cpu", "cuda", "npu"]] = {"Ascend": "npu", "GPU": "cuda", "CPU": "cpu"}
 _TARGET = "context.device_target"
-_PROCESS_COUNTS = ("WORLD_SIZE", "RANK_SIZE")
 
 
 def device_options(config: Config, report: Report) -> DeviceOptions:
@@ -38,15 +36,3 @@ def compile_mode(config: Config, report: Report) -> Literal["never", "accelerato
         return "never"
     place = report.place("context.mode") if report.given("context.mode") else None
     return "always" if place is not None and place.on_command_line else "accelerator"
-
-
-def check_one_device(config: Config, report: Report) -> None:
-    """Several devices are not supported: note a task, or a launcher, that asks for them."""
-    counts = {name: os.environ.get(name, "") for name in _PROCESS_COUNTS}
-    several = [f"{name}={value}" for name, value in counts.items() if value.isdecimal() and int(value) > 1]
-    if several:
-        text = f"cannot be used with {several[0]}: several devices are not supported yet; start one process"
-        report.error("use_parallel", text)
-    elif config.use_parallel:
-        text = "is True, and several devices are not supported yet: add --use_parallel False to run on one"
-        report.error("use_parallel", text)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from runformer.config.families import SUPPORTED, family_of
+from runformer.config.families import SUPPORTED, Family, family_of
 from runformer.config.paths import absolute, existing, is_placeholder, is_there
 from runformer.config.problems import Report
 from runformer.config.sections import Config
@@ -75,12 +75,37 @@ def model_task(config: Config, report: Report, *, training: bool) -> ModelTask:
         sequence_length=model.seq_length,
     )
     given = _given_options(config, report)
-    if config.pretrained_model_dir:
-        folder = existing(report, "pretrained_model_dir", config.pretrained_model_dir, flag="pretrained_model_dir")
+    folder = _folder(config, given, report)
+    if folder is not None or (_awaits_folder(config, given, report) and not _is_whole(config, given)):
         return replace(described, pretrained_dir=folder, overrides=given)
     sequence = model.seq_length or (_LLAMA_SEQUENCE if is_legacy(config) else None)
     options = _options(config, given, sequence, report)
     return replace(described, options=options, sequence_length=sequence)
+
+
+def _folder(config: Config, given: dict[str, Any], report: Report) -> Path | None:
+    """``pretrained_model_dir``; in a plan it may be missing."""
+    if config.pretrained_model_dir:
+        return existing(report, "pretrained_model_dir", config.pretrained_model_dir, flag="pretrained_model_dir")
+    if _awaits_folder(config, given, report):
+        report.fill_in("pretrained_model_dir", "is not set: a Hugging Face folder describes the model")
+    return None
+
+
+def _awaits_folder(config: Config, given: dict[str, Any], report: Report) -> bool:
+    """Whether a plan is made for a model that is described later: by its folder, or since nothing is said of it yet."""
+    silent = _family(config) is None and not any(name in given for name in _REQUIRED)
+    return report.planning and (config.pretrained_model_dir is not None or config.use_legacy is False or silent)
+
+
+def _family(config: Config) -> Family | None:
+    model = config.model.model_config
+    return family_of(model.type, model.model_type, model.architectures, config.model.arch.type)
+
+
+def _is_whole(config: Config, given: dict[str, Any]) -> bool:
+    """Whether the file itself describes the model, so that its folder would add nothing to a plan."""
+    return _family(config) is not None and all(name in given for name in (*_REQUIRED, "intermediate_size"))
 
 
 def load_options(config: Config, report: Report, *, training: bool) -> LoadOptions:
@@ -91,11 +116,22 @@ def load_options(config: Config, report: Report, *, training: bool) -> LoadOptio
     """
     resume = config.resume_training if training else False
     name = resume if isinstance(resume, str) and resume.lower() not in ("true", "false") else None
-    return LoadOptions(
+    load = LoadOptions(
         path=_weights(config, report),
         resume=name is not None or str(resume).lower() == "true",
         resume_name=name,
     )
+    if load.resume and not config.load_checkpoint and not _has_checkpoints(absolute(config.output_dir)):
+        text = f"is {resume!r}, and there is nothing to go on from: load_checkpoint is not set, and output_dir "
+        report.error("resume_training", f"{text}{config.output_dir!r} holds no checkpoint")
+    if not (training or load.path or config.pretrained_model_dir or config.load_checkpoint):
+        report.fill_in("load_checkpoint", "is not set: --load_checkpoint PATH gives the weights")
+    return load
+
+
+def _has_checkpoints(output_dir: Path) -> bool:
+    names = ("checkpoint", "rank_0", "iteration_*", "*.safetensors")
+    return is_there(output_dir) and any(True for name in names for _ in output_dir.glob(name))
 
 
 def _weights(config: Config, report: Report) -> Path | None:
@@ -156,7 +192,7 @@ def _tied(model: ModelConfig, report: Report) -> bool | None:
 
 def _options(config: Config, given: dict[str, Any], sequence: int | None, report: Report) -> ModelOptions:
     model = config.model.model_config
-    family = family_of(model.type, model.model_type, model.architectures, config.model.arch.type)
+    family = _family(config)
     missing = [_PLAIN_FIELDS[name] for name in _REQUIRED if name not in given]
     if family is None or missing:
         what = "type or model_type" if family is None else ", ".join(missing)

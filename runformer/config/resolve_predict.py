@@ -25,11 +25,7 @@ _LLAMA_PICKING: dict[str, Any] = {
 
 
 def predict_task(config: Config, model: ModelTask, report: Report, *, chat: bool) -> PredictTask:
-    """Prompts and how to answer them.
-
-    Raises:
-        ConfigError: if there is no prompt.
-    """
+    """Prompts and how to answer them."""
     return PredictTask(
         inputs=_inputs(config, report),
         batch_size=config.predict_batch_size,
@@ -42,11 +38,13 @@ def predict_task(config: Config, model: ModelTask, report: Report, *, chat: bool
 def _inputs(config: Config, report: Report) -> tuple[str, ...]:
     data = config.input_data
     if not data:
-        raise report.failure("input_data", "is not set: --predict_data gives a prompt, prompts, or a .txt file of them")
+        report.fill_in("input_data", "is not set: --predict_data gives a prompt, prompts, or a .txt file of them")
+        return ()
     if isinstance(data, list):
         return tuple(data)
     if data.endswith(".txt") and not is_there(absolute(data)) and not any(map(str.isspace, data)):
-        raise report.failure("input_data", f"is {data!r}: there is no such file (a prompt file has one prompt a line)")
+        report.fill_in("input_data", f"is {data!r}: there is no such file (a prompt file has one prompt a line)")
+        return ()
     return (data.replace("\\n", "\n"),)
 
 
@@ -94,10 +92,10 @@ def _file(name: str, value: str | None, report: Report, *, predicting: bool) -> 
         return path
     if not predicting:
         return None
-    if is_placeholder(value):
+    if is_placeholder(value) and not report.planning:
         report.notice(f"{_TOKENIZER}.{name}: {value!r} is a placeholder; the tokenizer beside the weights is taken")
         return None
-    report.error(
+    report.fill_in(
         f"{_TOKENIZER}.{name}", f"is {value!r}: there is no such file (--{_TOKENIZER}.{name} PATH gives another)"
     )
     return None

@@ -1,16 +1,13 @@
-"""From the training sections to the TrainTask."""
+"""From the training sections to the TrainTask, and from the evaluation sections to the EvaluationTask."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import fields
-from pathlib import Path
 from typing import TypeVar
 
-from runformer.config.paths import display, existing
 from runformer.config.problems import Report, nearest
+from runformer.config.resolve_data import data_options
 from runformer.config.sections import Config
-from runformer.config.sections.data import Dataset
 from runformer.config.sections.training import (
     OTHER_CALLBACKS,
     Callback,
@@ -21,20 +18,18 @@ from runformer.config.sections.training import (
     Optimizer,
 )
 from runformer.config.task import (
-    DataOptions,
+    EvaluationTask,
     LossLineOptions,
     LossScaleOptions,
     ModelTask,
     OptimizerOptions,
+    ParallelOptions,
     SaveOptions,
     ScheduleOptions,
     TrainTask,
 )
 
-_LOADER = "train_dataset.data_loader"
-_DATASET_FILE = re.compile(r"mindrecord\d*$")
 _DEFAULT_LEARNING_RATE = 5e-5  # of MindFormers' template
-_DEFAULT_COLUMNS = ("input_ids",)
 _STEP_CLASSES = ("MFTrainOneStepCell", "TrainOneStepCell", "MFPipelineWithLossScaleCell")
 
 SCHEDULES = (
@@ -59,7 +54,7 @@ _ANNEALING = ("CosineAnnealingLR", "CosineAnnealingWarmRestarts")
 MonitorT = TypeVar("MonitorT", bound=Callback)
 
 
-def train_task(config: Config, model: ModelTask, report: Report) -> TrainTask:
+def train_task(config: Config, model: ModelTask, parallel: ParallelOptions, report: Report) -> TrainTask:
     """Everything about a training run.
 
     Raises:
@@ -68,18 +63,13 @@ def train_task(config: Config, model: ModelTask, report: Report) -> TrainTask:
     runner, wrapper = config.runner_config, config.runner_wrapper
     if wrapper.type is not None and wrapper.type not in _STEP_CLASSES:
         report.error("runner_wrapper.type", f"is {wrapper.type!r}; supported: {', '.join(_STEP_CLASSES)}")
-    if runner.gradient_accumulation_steps > 1:
-        report.notice(
-            f"runner_config.gradient_accumulation_steps: a step takes {runner.gradient_accumulation_steps} batches, as "
-            "written; MindFormers sets it to 1 on one device"
-        )
     _note_other_callbacks(config, report)
     line = _last(config, LossMonitor) or LossMonitor()
     return TrainTask(
-        data=_data(config, model, report),
+        data=data_options(config, "train_dataset", model, report),
         epochs=runner.epochs,
         batch_size=runner.batch_size,
-        accumulation_steps=runner.gradient_accumulation_steps,
+        accumulation_steps=_micro_batches(config, parallel, report),
         optimizer=_optimizer(config.optimizer, report),
         schedule=_schedule(config, report),
         loss_scale=_loss_scale(config),
@@ -87,6 +77,27 @@ def train_task(config: Config, model: ModelTask, report: Report) -> TrainTask:
         save=_save(_last(config, CheckpointMonitor)),
         loss_line=LossLineOptions(line.per_print_times, running_mean=not runner.sink_mode),
     )
+
+
+def _micro_batches(config: Config, parallel: ParallelOptions, report: Report) -> int:
+    """How many batches of ``batch_size`` rows each copy of the model takes a step.
+
+    In a pipeline its micro-batches; elsewhere those that are accumulated. The original resets what the other one uses.
+    """
+    accumulated = config.runner_config.gradient_accumulation_steps
+    in_pipeline = config.parallel_config.micro_batch_num or 1
+    interleaved = config.micro_batch_interleave_num or 1
+    if parallel.pipeline > 1:
+        if accumulated > 1:
+            text = f"is not used in a pipeline, whose micro_batch_num {in_pipeline} decides, as in MindFormers"
+            report.notice(f"runner_config.gradient_accumulation_steps: {accumulated} {text}")
+        return in_pipeline * interleaved
+    if in_pipeline > 1 and config.use_parallel:
+        report.notice(f"parallel_config.micro_batch_num: {in_pipeline} is not used without pipeline stages")
+    if accumulated > 1 and parallel.devices == 1:
+        text = f"a step takes {accumulated} batches, as written; MindFormers sets it to 1 on one device"
+        report.notice(f"runner_config.gradient_accumulation_steps: {text}")
+    return accumulated * (interleaved if config.use_parallel else 1)
 
 
 def _last(config: Config, kind: type[MonitorT]) -> MonitorT | None:
@@ -109,53 +120,6 @@ def _save(monitor: CheckpointMonitor | None) -> SaveOptions | None:
         every_steps=monitor.save_checkpoint_steps,
         keep=monitor.keep_checkpoint_max,
     )
-
-
-def _data(config: Config, model: ModelTask, report: Report) -> DataOptions:
-    dataset = config.train_dataset
-    loader = dataset.data_loader
-    options = config.model.model_config
-    return DataOptions(
-        paths=_dataset_paths(dataset, report),
-        columns=tuple(dataset.input_columns or _DEFAULT_COLUMNS),
-        shuffle=True if loader.shuffle is None else loader.shuffle,
-        seed=config.seed if dataset.seed is None else dataset.seed,
-        num_samples=loader.num_samples,
-        drop_remainder=dataset.drop_remainder,
-        already_shifted=options.input_sliced_sig,
-        pad_token_id=model.options.pad_token_id if model.options else model.overrides.get("pad_token_id"),
-        ignore_token_id=options.ignore_token_id,
-    )
-
-
-def _dataset_paths(dataset: Dataset, report: Report) -> tuple[Path, ...]:
-    loader = dataset.data_loader
-    if loader.type not in (None, "MindDataset"):
-        text = f"is {loader.type!r}; supported: MindDataset, which reads MindRecord files"
-        raise report.failure(f"{_LOADER}.type", text)
-    key = "dataset_files" if loader.dataset_files and not loader.dataset_dir else "dataset_dir"
-    names = getattr(loader, key) or []
-    if not names:
-        raise report.failure(f"{_LOADER}.dataset_dir", "is not set: --train_dataset_dir PATH gives the dataset")
-    listed = [names] if isinstance(names, str) else names
-    return tuple(path for name in listed for path in _dataset_files(name, f"{_LOADER}.{key}", report))
-
-
-def _dataset_files(name: str, key: str, report: Report) -> list[Path]:
-    """One file as it is; of a folder, every file in it whose name ends in mindrecord and digits, in natural order."""
-    path = existing(report, key, name, flag="train_dataset_dir")
-    if not path.is_dir():
-        return [path]
-    files = [file for file in path.rglob("*") if _DATASET_FILE.search(file.name) and file.is_file()]
-    if not files:
-        text = f"is {name!r}: no file in the folder {display(path)} has a name that ends in mindrecord"
-        raise report.failure(key, f"{text} (--train_dataset_dir PATH gives another)")
-    return sorted(files, key=_natural)
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Sorts ``x.mindrecord2`` before ``x.mindrecord10``."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(path))]
 
 
 def _optimizer(optimizer: Optimizer, report: Report) -> OptimizerOptions:
@@ -208,3 +172,24 @@ def _loss_scale(config: Config) -> LossScaleOptions:
         return LossScaleOptions(initial=1.0 if scale is None else scale)
     dynamic = scale.type != "FixedLossScaleUpdateCell"
     return LossScaleOptions(scale.loss_scale_value, dynamic, scale.scale_factor, scale.scale_window)
+
+
+def evaluation_task(config: Config, model: ModelTask, report: Report) -> EvaluationTask:
+    """Everything about an evaluation; how often it comes matters in a training run only.
+
+    Raises:
+        ConfigError: if the dataset is not there.
+    """
+    kind = config.metric.type
+    if kind not in (None, "PerplexityMetric"):
+        report.error("metric.type", f"is {kind!r}; supported: PerplexityMetric, the perplexity of the dataset")
+    steps, epochs = config.eval_step_interval, config.eval_epoch_interval
+    if config.run_mode != "eval" and max(steps, epochs) < 1:
+        text = "is True, but eval_step_interval and eval_epoch_interval are off: set one of them to 1 or more"
+        report.error("do_eval", text)
+    return EvaluationTask(
+        data=data_options(config, "eval_dataset", model, report),
+        batch_size=config.eval_dataset.batch_size or config.runner_config.batch_size,
+        every_steps=steps if steps > 0 else None,
+        every_epochs=epochs if epochs > 0 else None,
+    )

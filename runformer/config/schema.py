@@ -26,7 +26,7 @@ from runformer.config.yaml_file import Entry, Node
 T = TypeVar("T")
 
 Role = Literal["sets", "no effect", "refused", "group"]
-Mode = Literal["train", "predict"]
+Mode = Literal["train", "eval", "predict"]
 
 # What a user writes to say "off": such a value asks for nothing, so nothing needs to be said about it.
 _OFF: tuple[object, ...] = (None, False, "", "None", "off", "none")
@@ -53,7 +53,7 @@ class Key:
     above: float | None = None
     most: float | None = None
     open: bool = False
-    modes: tuple[Mode, ...] = ("train", "predict")
+    modes: tuple[Mode, ...] = ("train", "eval", "predict")
     variants: Mapping[str, type] | None = None
     accepted: tuple[object, ...] = ()
 
@@ -192,12 +192,12 @@ def spell(node: Node) -> str:
 
 
 class Reader:
-    """Reads sections out of a tree; what is wrong goes into ``report``."""
+    """Reads sections out of a tree; what is wrong goes into ``report``. ``modes``: what the run does."""
 
-    def __init__(self, root: type, report: Report, mode: Mode) -> None:
+    def __init__(self, root: type, report: Report, *modes: Mode) -> None:
         self.root = root
         self.report = report
-        self.mode = mode
+        self.modes = frozenset(modes)
         self._read_before: dict[tuple[int, type], Any] = {}
 
     def section(self, section: type[T], node: Node, path: str = "", *, open_: bool = False, quiet: bool = False) -> T:
@@ -245,7 +245,7 @@ class Reader:
         if not _accepts(slot.hint, node):
             self.report.error(path, f"must be {describe(slot.hint)}, not {spell(node)}")
             return
-        quiet = quiet or self.mode not in slot.key.modes
+        quiet = quiet or self.modes.isdisjoint(slot.key.modes)
         value = self._value(slot, slot.hint, node, path, quiet)
         if self._within_limits(slot.key, value, path):
             values[slot.name] = value

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 DType = Literal["float32", "bfloat16", "float16"]
-RunMode = Literal["train", "finetune", "predict"]
+RunMode = Literal["train", "finetune", "eval", "predict"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +91,8 @@ class ModelTask:
     """Which model to build.
 
     Either ``options`` (all from the YAML), or ``pretrained_dir`` (a Hugging Face folder whose
-    ``config.json`` describes it) with ``overrides``: ModelOptions fields that the YAML sets by name.
-    ``name`` is the recipe's label for it.
+    ``config.json`` describes it) with ``overrides``: ModelOptions fields that the YAML sets by name. In a dry run
+    both may be missing. ``name`` is the recipe's label for it.
     """
 
     name: str
@@ -190,7 +190,11 @@ class LossLineOptions:
 
 @dataclass(frozen=True, slots=True)
 class TrainTask:
-    """Everything that a training run needs besides the model."""
+    """Everything that a training run needs besides the model.
+
+    Each data-parallel copy of the model takes ``batch_size`` rows at a time, ``accumulation_steps`` times a step:
+    these are the micro-batches, in a pipeline, too.
+    """
 
     data: DataOptions
     epochs: int
@@ -202,6 +206,19 @@ class TrainTask:
     max_grad_norm: float | None
     save: SaveOptions | None
     loss_line: LossLineOptions = LossLineOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationTask:
+    """The loss and perplexity on a dataset that is not trained on: by itself, or in between while training.
+
+    ``every_steps`` and ``every_epochs`` say how often a training run evaluates; None: not at such points.
+    """
+
+    data: DataOptions
+    batch_size: int
+    every_steps: int | None = None
+    every_epochs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,11 +271,39 @@ class DeviceOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class ParallelOptions:
+    """How work is laid over devices: sizes of the four dimensions, whose product is the number of devices.
+
+    ``data`` copies of the model, each with its own rows; each copy's layers cut into ``pipeline`` stages, each layer
+    shared by ``tensor`` devices, each sequence by ``context``. ``sequence_parallel`` splits activations between
+    layers over the tensor dimension, too; ``shard_optimizer`` splits optimizer states over the data dimension
+    (ZeRO, arXiv:1910.02054, stage 1).
+    """
+
+    data: int = 1
+    tensor: int = 1
+    context: int = 1
+    pipeline: int = 1
+    sequence_parallel: bool = False
+    shard_optimizer: bool = False
+
+    @property
+    def devices(self) -> int:
+        """How many devices the layout takes."""
+        return self.data * self.tensor * self.context * self.pipeline
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """One run, whole. ``train`` is set when training, ``predict`` when predicting; never both.
 
+    ``evaluation`` is set by itself when evaluating, and beside ``train`` where the run evaluates in between.
     ``compile``: ``never``, ``accelerator`` (only there) or ``always``. ``notices`` tell the user what
-    was read differently from how it is written, and which keys mean nothing here.
+    was read differently from how it is written, and which keys mean nothing here; ``without_effect`` has the latter
+    as reason → keys.
+
+    With ``dry_run`` the run is only planned; ``to_fill_in`` are keys whose paths are missing so far, with what they
+    say now, and the parts of the task that they lead to are absent.
     """
 
     run_mode: RunMode
@@ -272,4 +317,15 @@ class Task:
     load: LoadOptions
     train: TrainTask | None
     predict: PredictTask | None
+    evaluation: EvaluationTask | None = None
+    parallel: ParallelOptions = ParallelOptions()
     notices: tuple[str, ...] = ()
+    without_effect: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    dry_run: bool = False
+    to_fill_in: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def global_batch_size(self) -> int:
+        """Rows of one training step, over all copies of the model."""
+        assert self.train is not None, "the task trains"
+        return self.train.batch_size * self.train.accumulation_steps * self.parallel.data

@@ -38,7 +38,7 @@ class BatchLoader:
         self._order = order
         self.batch_size = batch_size
         self.sequence_length = dataset.sequence_length
-        samples = order.num_samples
+        self.num_samples = samples = order.num_samples
         full_batches, rest = divmod(samples, batch_size)
         self.steps_per_epoch = full_batches if drop_remainder else full_batches + (rest > 0)
         self.samples_per_epoch = full_batches * batch_size if drop_remainder else samples

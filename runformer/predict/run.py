@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from runformer.config.task import PredictTask, Task
+from runformer.config.task import ModelOptions, PredictTask, Task
 from runformer.models.families import resolve_options
 from runformer.observe import setup_logging
 from runformer.observe.log import write_stdout_line
@@ -18,7 +18,7 @@ from runformer.parallel.device import resolve_device
 from runformer.predict.engine import Generator
 from runformer.predict.prompts import batch_prompts, encode_prompt, read_prompts
 from runformer.predict.result import format_answer, write_results
-from runformer.predict.settings import LengthLimit, read_generation_config, resolve_eos_ids, resolve_settings
+from runformer.predict.settings import LengthLimit, Settings, read_generation_config, resolve_eos_ids, resolve_settings
 from runformer.predict.weights import load_model
 from runformer.tokenizer import Tokenizer, load_tokenizer
 
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class _Answer:
+class Answer:
     """One prompt on its way through the run; ``ids`` are the prompt's, then those of the whole text."""
 
     prompt: str
@@ -48,13 +48,13 @@ def predict(task: Task) -> None:
     for notice in task.notices:
         logger.info(notice)
     options = resolve_options(task.model)
-    folder = _model_folder(task)
+    folder = model_folder(task)
     tokenizer = load_tokenizer(folder, task.tokenizer)
-    batches = _read_batches(task.predict, tokenizer, options.vocab_size)
+    batches = read_batches(task.predict, tokenizer, options.vocab_size)
     config = read_generation_config(folder)
     settings = resolve_settings(task.predict.generation, config)
     eos_ids = resolve_eos_ids(task.model, options, config, tokenizer.eos_id)
-    lengths = LengthLimit(settings, min(options.max_positions, task.model.sequence_length or options.max_positions))
+    lengths = length_limit(task, options, settings)
     for answer in chain.from_iterable(batches):
         lengths.of(answer.prompt_length)
 
@@ -66,7 +66,12 @@ def predict(task: Task) -> None:
     _show(batches, tokenizer, task.predict.save_file)
 
 
-def _model_folder(task: Task) -> Path | None:
+def length_limit(task: Task, options: ModelOptions, settings: Settings) -> LengthLimit:
+    """How long texts may become: within the model's positions and the sequence length that the task gives."""
+    return LengthLimit(settings, min(options.max_positions, task.model.sequence_length or options.max_positions))
+
+
+def model_folder(task: Task) -> Path | None:
     """Where tokenizer and ``generation_config.json`` lie: beside the weights if those are in a Hugging Face folder."""
     beside = task.load.path.parent if task.load.path and task.load.path.is_file() else task.load.path
     if beside is not None and (beside / "config.json").is_file():
@@ -74,15 +79,21 @@ def _model_folder(task: Task) -> Path | None:
     return task.model.pretrained_dir or beside
 
 
-def _read_batches(task: PredictTask, tokenizer: Tokenizer, vocab_size: int) -> list[list[_Answer]]:
-    def encode(prompt: str) -> _Answer:
+def read_batches(task: PredictTask, tokenizer: Tokenizer, vocab_size: int) -> list[list[Answer]]:
+    """The task's prompts as token ids, batch by batch.
+
+    Raises:
+        PredictError: there is none, one has no tokens or one that the model lacks, or they do not fill the batches.
+    """
+
+    def encode(prompt: str) -> Answer:
         ids = encode_prompt(tokenizer, prompt, chat=task.chat, vocab_size=vocab_size)
-        return _Answer(prompt, ids, len(ids))
+        return Answer(prompt, ids, len(ids))
 
     return [[encode(prompt) for prompt in batch] for batch in batch_prompts(read_prompts(task.inputs), task.batch_size)]
 
 
-def _generate(generator: Generator, batches: Iterable[Sequence[_Answer]]) -> None:
+def _generate(generator: Generator, batches: Iterable[Sequence[Answer]]) -> None:
     """Continue all batches in order, and log how fast that was."""
     started = time.perf_counter()
     first_index = new_tokens = 0
@@ -96,7 +107,7 @@ def _generate(generator: Generator, batches: Iterable[Sequence[_Answer]]) -> Non
     logger.info("generated %d tokens in %.2f s: %.1f tokens/s", new_tokens, seconds, new_tokens / seconds)
 
 
-def _show(batches: Sequence[Sequence[_Answer]], tokenizer: Tokenizer, save_file: Path) -> None:
+def _show(batches: Sequence[Sequence[Answer]], tokenizer: Tokenizer, save_file: Path) -> None:
     """Write the result file, then print each prompt with its answer."""
     write_results(save_file, [[tokenizer.decode(answer.ids) for answer in batch] for batch in batches])
     for number, answer in enumerate(chain.from_iterable(batches), start=1):

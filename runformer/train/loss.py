@@ -26,6 +26,11 @@ _BLOCK_ELEMENTS = {"cpu": 2**20, "cuda": 2**27, "npu": 2**27}
 """Elements of a weight gradient that are computed in one product where it must be widened afterwards."""
 
 
+def chunk_elements(device_type: str) -> int:
+    """How many logits are held at a time on a kind of device."""
+    return _CHUNK_ELEMENTS[device_type]
+
+
 def cross_entropy(hidden: Tensor, head_weight_VD: Tensor, labels: Tensor, divisor: float) -> Tensor:
     """Sum of the token losses ÷ ``divisor``.
 
@@ -53,7 +58,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         grad_rows_ND = torch.empty_like(rows_ND) if ctx.needs_input_grad[0] else None
         grad_weight_VD = torch.zeros_like(head_weight_VD) if ctx.needs_input_grad[1] else None
         loss = torch.zeros((), dtype=torch.float32, device=rows_ND.device)
-        for chunk in _chunks(len(rows_ND), max(1, _CHUNK_ELEMENTS[rows_ND.device.type] // weight_VD.shape[0])):
+        for chunk in _chunks(len(rows_ND), max(1, chunk_elements(rows_ND.device.type) // weight_VD.shape[0])):
             logits = F.linear(rows_ND[chunk], weight_VD).float()
             normaliser = logits.logsumexp(-1, keepdim=True)
             picked = labels_N[chunk, None]

@@ -86,15 +86,20 @@ def prepare(task: Task) -> TrainingRun:
 
 def set_aside_earlier_run(output_dir: Path) -> None:
     """Rename what an earlier run left here: its rows must not mix with ours, nor a resume find its steps."""
-    earlier = [output_dir / name for name in ("training.jsonl", "checkpoint") if (output_dir / name).exists()]
-    if not earlier:
-        return
+    moves = earlier_files(output_dir)
+    for path, destination in moves.items():
+        destination.parent.mkdir(exist_ok=True)
+        path.rename(destination)
+    if moves:
+        folder = next(iter(moves.values())).parent
+        logger.info("an earlier run's training.jsonl and checkpoints are now in %s", folder)
+
+
+def earlier_files(output_dir: Path) -> dict[Path, Path]:
+    """What an earlier run left in the way, and where it would be moved to."""
     number = next(n for n in itertools.count(1) if not (output_dir / f"run_{n}").exists())
-    folder = output_dir / f"run_{number}"
-    folder.mkdir()
-    for path in earlier:
-        path.rename(folder / path.name)
-    logger.info("an earlier run's training.jsonl and checkpoints are now in %s", folder)
+    paths = (output_dir / name for name in ("training.jsonl", "checkpoint"))
+    return {path: output_dir / f"run_{number}" / path.name for path in paths if path.exists()}
 
 
 def _store(task: Task, save: SaveOptions | None) -> CheckpointStore | None:

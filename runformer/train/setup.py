@@ -23,7 +23,7 @@ def open_data(task: Task) -> BatchLoader:
     options = task.train
     dataset = TokenDataset(options.data, task.model.sequence_length, resolve_options(task.model).vocab_size)
     order = SampleOrder(len(dataset), options.data.shuffle, options.data.seed)
-    return BatchLoader(dataset, order, options.batch_size * options.accumulation_steps, options.data.drop_remainder)
+    return BatchLoader(dataset, order, task.global_batch_size, options.data.drop_remainder)
 
 
 def build_for_training(task: Task, device: torch.device) -> CausalLM:

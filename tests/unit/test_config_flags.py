@@ -10,7 +10,7 @@ from config_tasks import MINIMAL, load
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runformer.config.flags import CommandLine, parse_command_line
+from runformer.config.flags import OWN_FLAGS, CommandLine, make_parser, parse_command_line
 from runformer.config.schema import plain
 from runformer.errors import ConfigError, UsageError
 
@@ -70,7 +70,7 @@ def usage_error(*arguments: str) -> str:
 def test_every_flag_of_the_original_is_known() -> None:
     assert len(ORIGINAL_FLAGS) == 33
     line = parse_command_line([part for name, text in ORIGINAL_FLAGS.items() for part in (f"--{name}", text)])
-    assert (line.config, line.register_path, line.chat) == ("a.yaml", "r", False)
+    assert (line.config, line.register_path, line.chat, line.dry_run) == ("a.yaml", "r", False, False)
     set_paths = {override.path: plain(override.node) for override in line.overrides}
     assert set_paths["train_dataset.data_loader.dataset_dir"] == "d"
     assert set_paths["use_parallel"] is False
@@ -78,6 +78,34 @@ def test_every_flag_of_the_original_is_known() -> None:
     assert set_paths["model.model_config.do_sample"] is True
     assert set_paths["seed"] == 4  # --options comes after the named flags
     assert len(line.overrides) == 33 - len({"config", "register_path"})
+
+
+def test_the_flags_are_the_original_s_and_ours() -> None:
+    """The whole set: a flag that comes or goes changes what people's commands mean."""
+    known = {name.removeprefix("--") for action in make_parser()._actions for name in action.option_strings}
+    assert known == set(ORIGINAL_FLAGS) | set(OWN_FLAGS) | {"help", "-h"}
+    assert set(OWN_FLAGS) == {"dry_run", "chat", "debug"}
+
+
+def test_no_abbreviation_of_the_original_became_ambiguous() -> None:
+    original = {*ORIGINAL_FLAGS, "help"}
+    for name in ORIGINAL_FLAGS:
+        for short in (name[:length] for length in range(1, len(name))):
+            meant = [full for full in original if full.startswith(short)]
+            if len(meant) == 1 and short not in original:
+                assert parse_command_line([f"--{short}", ORIGINAL_FLAGS[name], *_rest(name)]) == parse_command_line(
+                    [f"--{name}", ORIGINAL_FLAGS[name], *_rest(name)]
+                ), short
+
+
+def _rest(name: str) -> list[str]:
+    return [] if name == "config" else ["--config", "a.yaml"]
+
+
+def test_our_own_flags_may_be_abbreviated_where_nothing_else_is_meant() -> None:
+    assert parse("--dr", "True").dry_run
+    assert parse("--cha", "true").chat
+    assert "ambiguous option: --d" in usage_error("--d", "1")
 
 
 @pytest.mark.parametrize(
@@ -143,14 +171,15 @@ def test_the_config_flag_is_required() -> None:
         parse_command_line([])
 
 
-def test_help_groups_the_flags_and_says_what_is_not_built(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_groups_the_flags_and_says_what_has_no_effect(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         parse_command_line(["--help"])
     assert caught.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     assert text.index(" basic: ") < text.index(" weights: ") < text.index(" training: ") < text.index(" inference: ")
     assert all(f"--{name} " in text for name in ORIGINAL_FLAGS)
-    assert "Not supported: evaluation is not built yet" in text
+    assert "No effect here: a service of Huawei's cloud." in text
+    assert "Not supported: strategy files are not built yet." in text
 
 
 @settings(max_examples=60, deadline=None)

@@ -242,6 +242,9 @@ def test_weights_and_resuming(tmp_path: Path) -> None:
     task = load(tmp_path, by_name.replace("path: init", "path: llama2_7b"))
     assert task.load.path is None
     assert "weights are never downloaded" in task.notices[1]
+    with pytest.raises(ConfigError, match=r"resume_training is True, and there is nothing to go on from"):
+        load(tmp_path, MINIMAL, "--resume_training", "True")
+    (tmp_path / "output/checkpoint").mkdir(parents=True)
     assert load(tmp_path, MINIMAL, "--resume_training", "True").load.resume
     named = load(tmp_path, MINIMAL, "--resume_training", "x_rank_0-1_2.safetensors").load
     assert (named.resume, named.resume_name) == (True, "x_rank_0-1_2.safetensors")

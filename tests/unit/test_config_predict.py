@@ -10,7 +10,7 @@ from config_tasks import DATA, MODEL, load
 from runformer.config import GenerationOptions, PredictTask, TokenizerOptions
 from runformer.errors import ConfigError
 
-TASK = f"run_mode: predict\n{MODEL}"
+TASK = f"run_mode: predict\nload_checkpoint: .\n{MODEL}"
 
 
 @pytest.fixture(autouse=True)
@@ -145,8 +145,9 @@ def test_a_missing_tokenizer_matters_in_prediction_only(tmp_path: Path) -> None:
 
 def test_one_file_serves_training_and_prediction(tmp_path: Path) -> None:
     text = f"run_mode: train\n{DATA}{MODEL}resume_training: True\n"
+    (tmp_path / "output/checkpoint").mkdir(parents=True)
     training = load(tmp_path, text)
-    predicting = load(tmp_path, text, "--run_mode", "predict", "--predict_data", "a")
+    predicting = load(tmp_path, text, "--run_mode", "predict", "--predict_data", "a", "--load_checkpoint", ".")
     assert (training.train is None, training.predict is None, training.load.resume) == (False, True, True)
     assert (predicting.train is None, predicting.predict is None, predicting.load.resume) == (True, False, False)
     assert training.model == predicting.model

@@ -126,6 +126,7 @@ def test_a_key_in_the_wrong_section_is_sent_to_the_right_one(tmp_path: Path) -> 
 )
 def test_types_and_bounds(tmp_path: Path, line: str, expected: str | None) -> None:
     if expected is None:
+        (tmp_path / "output/checkpoint").mkdir(parents=True)
         assert load(tmp_path, f"{MINIMAL}{line}\n").load.resume_name == line.partition(": ")[2]
     else:
         assert expected in error_of(tmp_path, f"{MINIMAL}{line}\n")
@@ -170,7 +171,7 @@ def test_keys_without_effect_are_one_grouped_notice(tmp_path: Path) -> None:
 
 def test_sections_of_the_other_run_mode_are_checked_but_not_talked_about(tmp_path: Path) -> None:
     train = "train_dataset: {prefetch_size: 3, data_loader: {type: HFDataLoader}}\noptimizer: {type: Muon}\n"
-    task = load(tmp_path, f"run_mode: predict\n{MODEL}{train}", "--predict_data", "hi")
+    task = load(tmp_path, f"run_mode: predict\nload_checkpoint: .\n{MODEL}{train}", "--predict_data", "hi")
     assert task.train is None
     assert not any("without effect" in notice for notice in task.notices)
     assert "train_dataset.prefetch is not" in error_of(
@@ -181,7 +182,6 @@ def test_sections_of_the_other_run_mode_are_checked_but_not_talked_about(tmp_pat
 @pytest.mark.parametrize(
     "line",
     [
-        "do_eval: True",
         "only_save_strategy: True",
         "lr_scale: True",
         "data_skip_steps: 3",

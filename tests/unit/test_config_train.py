@@ -207,7 +207,7 @@ def test_datasets_are_found(tmp_path: Path) -> None:
         (
             MINIMAL.replace("MindDataset", "HFDataLoader"),
             (),
-            "data_loader.type is 'HFDataLoader'; supported: MindDataset",
+            "data_loader.type is 'HFDataLoader', which cannot be read yet; supported: MindDataset",
         ),
     ],
 )
@@ -256,24 +256,13 @@ def test_device_mistakes(tmp_path: Path) -> None:
     assert "context.mode must be at most 1, not 2" in error_of(tmp_path, MINIMAL + "context: {mode: 2}\n")
 
 
-def test_several_devices_are_refused_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = MINIMAL + "use_parallel: True\nparallel_config: {data_parallel: 8}\n"
-    assert "add --use_parallel False to run on one" in error_of(tmp_path, text)
-    assert load(tmp_path, text, "--use_parallel", "False").train is not None
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    assert "add --use_parallel False" in error_of(tmp_path, text)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    for arguments in ((), ("--use_parallel", "False")):
-        assert "cannot be used with WORLD_SIZE=2" in error_of(tmp_path, text, *arguments)
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
         (DATA + MODEL, "task.yaml:1:1: run_mode is not set"),
-        ("run_mode: eval\n", "task.yaml:1:11: run_mode eval is not built yet"),
-        ("run_mode: fintune\n", "must be train, finetune or predict, not 'fintune': did you mean 'finetune'?"),
-        ("run_mode: [train]\n", "run_mode must be train, finetune or predict"),
+        ("run_mode: export\n", "task.yaml:1:11: run_mode export is not built yet"),
+        ("run_mode: fintune\n", "must be train, finetune, eval or predict, not 'fintune': did you mean 'finetune'?"),
+        ("run_mode: [train]\n", "run_mode must be train, finetune, eval or predict"),
     ],
 )
 def test_run_modes(tmp_path: Path, text: str, expected: str) -> None:

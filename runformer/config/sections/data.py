@@ -9,6 +9,16 @@ from typing import Any
 from runformer.config.schema import group, no_effect, refused, sets
 from runformer.config.sections.reasons import ALWAYS, LOADING, OTHER_LOADER, VISION
 
+# Loaders of text that the original has and that are not built yet; those of images and labels are not listed.
+LOADERS = (
+    "BlendedMegatronDatasetDataLoader",
+    "HFDataLoader",
+    "CommonDataLoader",
+    "MultiSourceDataLoader",
+    "TFRecordDataset",
+    "ADGenDataLoader",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class DataLoader:
@@ -56,9 +66,13 @@ class Dataset:
 
     data_loader: DataLoader = group("Which files rows come from.", DataLoader)
     input_columns: list[str] | None = sets("train.data.columns", "Columns to read: tokens, then labels.")
-    drop_remainder: bool = sets("train.data.drop_remainder", "Whether the last, short batch is dropped.", True)
+    drop_remainder: bool | None = sets(
+        "train.data.drop_remainder", "Whether the last, short batch is dropped; if left out, only in training."
+    )
     seed: int | None = sets("train.data.seed", "Seed of the order of rows.", least=0)
-    batch_size: int | None = no_effect("runner_config.batch_size decides", "Rows in a batch.")
+    batch_size: int | None = sets(
+        "evaluation.batch_size", "Rows in a batch of eval_dataset; in training runner_config decides.", least=1
+    )
     num_parallel_workers: int | None = no_effect(LOADING, "Number of reading processes.")
     python_multiprocessing: bool | None = no_effect(LOADING, "Whether reading runs in processes, not threads.")
     numa_enable: bool | None = no_effect(LOADING, "Whether reading is bound to one memory node.")
@@ -96,3 +110,11 @@ class DatasetTask:
 
     type: str | None = no_effect(ALWAYS, "Kind of task around the dataset.", accepted=("CausalLanguageModelDataset",))
     dataset_config: Dataset = group("The same dataset once more, usually as a YAML alias.", Dataset)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """``metric``: what evaluation measures."""
+
+    type: str | None = sets("evaluation", "Kind of metric; PerplexityMetric.")
+    eval_type: str | None = no_effect(VISION, "Kind of a classifier's metric.")

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from runformer.config.schema import no_effect, sets
-from runformer.config.sections.reasons import ASCEND, PARALLEL, RECOMPUTE, STRATEGY
+from runformer.config.sections.reasons import ASCEND, MOE, PARALLEL, RECOMPUTE, STRATEGY
+
+_DEVICES = 2**20  # of one dimension: more than any cluster has
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +48,14 @@ class Context:
 class Parallel:
     """``parallel``: MindSpore's parallel context."""
 
-    parallel_mode: int | str | None = no_effect(PARALLEL, "How work is split: 0 to 3, or the name of the mode.")
+    parallel_mode: int | str | None = sets(
+        "parallel", "How work is split: 0 (DATA_PARALLEL) to 3 (HYBRID_PARALLEL), or STAND_ALONE."
+    )
     full_batch: bool | None = no_effect(PARALLEL, "Whether every device loads the whole batch.")
     search_mode: str | None = no_effect(PARALLEL, "How automatic parallelism searches for a strategy.")
-    enable_parallel_optimizer: bool | None = no_effect(PARALLEL, "Whether optimizer states are sharded.")
+    enable_parallel_optimizer: bool | None = sets(
+        "parallel.shard_optimizer", "Whether optimizer states are split over the copies of the model."
+    )
     gradients_mean: bool | None = no_effect(PARALLEL, "Whether gradients are averaged over devices, not summed.")
     loss_repeated_mean: bool | None = no_effect(PARALLEL, "Whether a repeated loss is averaged over devices.")
     enable_alltoall: bool | None = no_effect(PARALLEL, "Whether all-to-all communication may be used.")
@@ -69,24 +75,40 @@ class Parallel:
 
 @dataclass(frozen=True, slots=True)
 class ParallelConfig:
-    """``parallel_config``: over how many devices each dimension is split."""
+    """``parallel_config``: over how many devices each dimension is split. Their product is the number of devices."""
 
-    data_parallel: int | None = no_effect(
-        PARALLEL, "Number of copies of the model, each with its own rows.", accepted=(1,)
+    data_parallel: int | None = sets(
+        "parallel.data", "Number of copies of the model, each with its own rows.", least=1, most=_DEVICES
     )
-    model_parallel: int | None = no_effect(PARALLEL, "Number of devices that share each layer.", accepted=(1,))
-    context_parallel: int | None = no_effect(PARALLEL, "Number of devices that share each sequence.", accepted=(1,))
-    expert_parallel: int | None = no_effect(PARALLEL, "Number of devices that share the experts.", accepted=(1,))
-    pipeline_stage: int | None = no_effect(PARALLEL, "Number of stages that the layers are cut into.", accepted=(1,))
-    micro_batch_num: int | None = no_effect(PARALLEL, "Number of micro-batches in the pipeline.", accepted=(1,))
+    model_parallel: int | None = sets(
+        "parallel.tensor", "Number of devices that share each layer.", least=1, most=_DEVICES
+    )
+    context_parallel: int | None = sets(
+        "parallel.context", "Number of devices that share each sequence.", least=1, most=_DEVICES
+    )
+    expert_parallel: int | None = no_effect(MOE, "Number of devices that share the experts.", accepted=(1,))
+    pipeline_stage: int | None = sets(
+        "parallel.pipeline", "Number of stages that the layers are cut into.", least=1, most=_DEVICES
+    )
+    micro_batch_num: int | None = sets(
+        "train.accumulation_steps", "Number of micro-batches in the pipeline; at least its stages.", least=1
+    )
     seq_split_num: int | None = no_effect(PARALLEL, "Number of parts of a sequence in the pipeline.", accepted=(1,))
-    use_seq_parallel: bool | None = no_effect(PARALLEL, "Whether activations between layers are split by position.")
-    optimizer_shard: bool | None = no_effect(PARALLEL, "Former name of parallel.enable_parallel_optimizer.")
+    use_seq_parallel: bool | None = sets(
+        "parallel.sequence_parallel", "Whether activations between layers are split by position."
+    )
+    optimizer_shard: bool | None = sets(
+        "parallel.shard_optimizer", "Former name of parallel.enable_parallel_optimizer."
+    )
     gradient_aggregation_group: int | None = no_effect(PARALLEL, "Number of groups that gradients are sent in.")
     vocab_emb_dp: bool | None = no_effect(PARALLEL, "Whether the embedding is copied, not split.")
-    context_parallel_algo: str | None = no_effect(PARALLEL, "Algorithm of context parallelism.")
-    ulysses_degree_in_cp: int | None = no_effect(
-        PARALLEL, "Share of Ulysses in hybrid context parallelism.", accepted=(1,)
+    context_parallel_algo: str | None = sets(
+        "parallel.context",
+        "Algorithm of context parallelism.",
+        choices=("colossalai_cp", "ulysses_cp", "hybrid_cp"),
+    )
+    ulysses_degree_in_cp: int | None = sets(
+        "parallel.context", "Share of Ulysses in hybrid context parallelism.", least=1, most=_DEVICES
     )
     mem_coeff: float | None = no_effect(PARALLEL, "Weight of memory in the strategy search.")
 

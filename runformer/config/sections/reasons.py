@@ -1,10 +1,9 @@
 """Why a key does nothing here: one sentence shared by all the keys it explains."""
 
 ASCEND = "settings of Ascend's graph compiler, kernels and memory pool"
-PARALLEL = "how work is split over devices; this run uses one"
+PARALLEL = "how MindSpore schedules what several devices do"
 LOADING = "rows are read straight from the file, in this process"
 PROFILER = "profiling is not built yet"
-EVALUATION = "evaluation is not built yet"
 RECOMPUTE = "activations are kept; recomputation is not built yet"
 MONITOR = "every figure of a step goes to training.jsonl"
 CHECKPOINT = "checkpoints here are safetensors files that describe themselves"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runformer.config.schema import group, no_effect, refused, sets
-from runformer.config.sections.data import Dataset, DatasetTask
+from runformer.config.sections.data import Dataset, DatasetTask, Metric
 from runformer.config.sections.device import Context, Parallel, ParallelConfig, RecomputeConfig, SwapConfig
 from runformer.config.sections.model import Model, MoeConfig
 from runformer.config.sections.predict import GenerationConfig, Processor
@@ -16,7 +16,6 @@ from runformer.config.sections.reasons import (
     ASCEND,
     CHECKPOINT,
     CLOUD,
-    EVALUATION,
     LOADING,
     MOE,
     MONITOR,
@@ -39,6 +38,8 @@ from runformer.config.sections.training import (
 )
 
 _TRAIN = ("train",)
+_EVAL = ("eval",)
+_WITH_DATA = ("train", "eval")
 _PREDICT = ("predict",)
 
 
@@ -60,7 +61,7 @@ class Config:
 
     seed: int = sets("seed", "Seed of all random numbers.", 1, least=0, most=2**32 - 1)
     output_dir: str = sets("output_dir", "Folder for everything that is written.", "./output")
-    run_mode: str | None = sets("run_mode", "What to do: train, finetune or predict.")
+    run_mode: str | None = sets("run_mode", "What to do: train, finetune, eval or predict.")
     use_parallel: bool = sets("device", "Whether several devices work together.", False)
     load_checkpoint: str | None = sets("load.path", "Weights to start from: a file or a folder.")
     resume_training: bool | str = sets("load.resume", "Whether to go on from a checkpoint, or its name.", False)
@@ -72,13 +73,22 @@ class Config:
     trainer: Trainer = group("MindFormers' class that runs the task.", Trainer)
     model: Model = group("The model.", Model)
     context: Context = group("The device, and how MindSpore compiles for it.", Context)
-    runner_config: RunnerConfig = group("How long and in what portions to train.", RunnerConfig, modes=_TRAIN)
+    runner_config: RunnerConfig = group("How long and in what portions to train.", RunnerConfig, modes=_WITH_DATA)
     runner_wrapper: RunnerWrapper = group("One training step.", lambda: RunnerWrapper(use_clip_grad=True), modes=_TRAIN)
     optimizer: Optimizer = group("The optimizer.", Optimizer, modes=_TRAIN)
     lr_schedule: LrSchedule = group("The curve of the learning rate.", _default_schedule, modes=_TRAIN)
     train_dataset: Dataset = group("The dataset to train on.", Dataset, modes=_TRAIN)
     train_dataset_task: DatasetTask = group("MindFormers' class around it.", DatasetTask, modes=_TRAIN)
     callbacks: list[Callback] = group("What happens during training.", list, variants=CALLBACKS, modes=_TRAIN)
+    do_eval: bool = sets("evaluation", "Whether a training run evaluates in between.", False)
+    eval_step_interval: int = sets("evaluation.every_steps", "Steps between evaluations; -1: none.", 100)
+    eval_epoch_interval: int = sets("evaluation.every_epochs", "Epochs between evaluations; -1: none.", -1)
+    eval_dataset: Dataset = group("The dataset to evaluate on.", Dataset, modes=_EVAL)
+    eval_dataset_task: DatasetTask = group("MindFormers' class around it.", DatasetTask, modes=_EVAL)
+    metric: Metric = group("What evaluation measures.", Metric, modes=_EVAL)
+    micro_batch_interleave_num: int | None = sets(
+        "train.accumulation_steps", "Parts of a batch whose work overlaps; each is a micro-batch.", least=1
+    )
     processor: Processor = group("What turns text into tokens.", Processor)
     generation_config: GenerationConfig = group("How tokens are picked.", GenerationConfig, modes=_PREDICT)
     parallel: Parallel = group("MindSpore's parallel context.", Parallel)
@@ -88,10 +98,13 @@ class Config:
     swap_config: SwapConfig = group("Activations in host memory.", SwapConfig, modes=_TRAIN)
     monitor_config: MonitorConfig = group("Extra figures.", MonitorConfig, modes=_TRAIN)
     # Accepted without effect, or refused.
+    eval_callbacks: Any = no_effect(ALWAYS, "What happens during evaluation.", modes=_EVAL)
     load_ckpt_format: str | None = no_effect(CHECKPOINT, "Format of the weights to load.")
     load_ckpt_async: bool | None = no_effect(CHECKPOINT, "Whether weights load in the background.")
     auto_trans_ckpt: bool | None = no_effect(CHECKPOINT, "Whether weights are re-split on loading.")
-    transform_process_num: int | None = no_effect(CHECKPOINT, "Processes that re-split weights.")
+    transform_process_num: int | None = no_effect(
+        CHECKPOINT, "Processes that re-split weights.", accepted=(1,), least=1
+    )
     transform_by_rank: bool | None = no_effect(CHECKPOINT, "Whether each device re-splits its own weights.")
     src_strategy_path_or_dir: str | None = no_effect(STRATEGY, "How the weights to load are split.")
     only_save_strategy: bool | None = refused(
@@ -107,14 +120,6 @@ class Config:
     use_graceful_exit: bool | None = no_effect(CHECKPOINT, "Whether a flag file stops the run.")
     use_checkpoint_health_monitor: bool | None = no_effect(MONITOR, "Whether healthy checkpoints are listed.")
     use_skip_data_by_global_norm: bool | None = refused("no batch is ever skipped", "Whether bad batches are.")
-    do_eval: bool | None = refused(f"{EVALUATION}; set it to False", "Whether the run evaluates in between.")
-    eval_step_interval: int | None = no_effect(EVALUATION, "Steps between evaluations.", modes=())
-    eval_epoch_interval: int | None = no_effect(EVALUATION, "Epochs between evaluations.", modes=())
-    eval_dataset: Dataset = group("The dataset to evaluate on.", Dataset, modes=())
-    eval_dataset_task: DatasetTask = group("MindFormers' class around it.", DatasetTask, modes=())
-    eval_callbacks: Any = no_effect(EVALUATION, "What happens during evaluation.", modes=())
-    metric: Any = no_effect(EVALUATION, "What evaluation measures.", modes=())
-    micro_batch_interleave_num: int | None = no_effect(PARALLEL, "Parts of a batch that overlap.", accepted=(1,))
     print_separate_loss: bool | None = no_effect(MOE, "Whether parts of the loss are shown.")
     calculate_per_token_loss: bool | None = no_effect(ALWAYS, "Whether the loss is a mean over tokens.")
     check_for_nan_in_loss_and_grad: bool | None = no_effect(ALWAYS, "Whether a loss that is no number stops the run.")

@@ -1,0 +1,85 @@
+"""From ``train_dataset`` or ``eval_dataset`` to the DataOptions."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from runformer.config.paths import display, existing
+from runformer.config.problems import Report, nearest
+from runformer.config.sections import Config
+from runformer.config.sections.data import LOADERS, Dataset
+from runformer.config.task import DataOptions, ModelTask
+
+Section = Literal["train_dataset", "eval_dataset"]
+
+_DATASET_FILE = re.compile(r"mindrecord\d*$")
+_SUPPORTED = "MindDataset, which reads MindRecord files"
+_DEFAULT_COLUMNS = ("input_ids",)
+
+
+def data_options(config: Config, section: Section, model: ModelTask, report: Report) -> DataOptions:
+    """One dataset of the task.
+
+    Raises:
+        ConfigError: if it is not there, or not of a kind that can be read.
+    """
+    dataset: Dataset = getattr(config, section)
+    loader = dataset.data_loader
+    options = config.model.model_config
+    training = section == "train_dataset"
+    return DataOptions(
+        paths=_paths(dataset, section, report),
+        columns=tuple(dataset.input_columns or _DEFAULT_COLUMNS),
+        shuffle=training if loader.shuffle is None else loader.shuffle,
+        seed=config.seed if dataset.seed is None else dataset.seed,
+        num_samples=loader.num_samples,
+        # What is left over must count in a perplexity, and would make a shorter step in training.
+        drop_remainder=training if dataset.drop_remainder is None else dataset.drop_remainder,
+        already_shifted=options.input_sliced_sig,
+        pad_token_id=model.options.pad_token_id if model.options else model.overrides.get("pad_token_id"),
+        ignore_token_id=options.ignore_token_id,
+    )
+
+
+def _paths(dataset: Dataset, section: Section, report: Report) -> tuple[Path, ...]:
+    loader, path = dataset.data_loader, f"{section}.data_loader"
+    if loader.type not in (None, "MindDataset"):
+        _refuse_loader(loader.type, path, report)
+        return ()
+    key = "dataset_files" if loader.dataset_files and not loader.dataset_dir else "dataset_dir"
+    names = getattr(loader, key) or []
+    if not names:
+        report.fill_in(f"{path}.dataset_dir", f"is not set: --{section}_dir PATH gives the dataset")
+        return ()
+    listed = [names] if isinstance(names, str) else names
+    return tuple(file for name in listed for file in _files(name, f"{path}.{key}", f"{section}_dir", report))
+
+
+def _refuse_loader(kind: str, path: str, report: Report) -> None:
+    if kind in LOADERS:
+        report.not_built(f"{path}.type", f"is {kind!r}, which cannot be read yet; supported: {_SUPPORTED}")
+        return
+    near = nearest(kind, ("MindDataset", *LOADERS))
+    suggestion = f"; did you mean {near!r}?" if near else ""
+    report.error(f"{path}.type", f"is {kind!r}{suggestion} Supported: {_SUPPORTED}")
+
+
+def _files(name: str, key: str, flag: str, report: Report) -> list[Path]:
+    """One file as it is; of a folder, every file in it whose name ends in mindrecord and digits, in natural order."""
+    path = existing(report, key, name, flag=flag)
+    if path is None:
+        return []
+    if not path.is_dir():
+        return [path]
+    files = [file for file in path.rglob("*") if _DATASET_FILE.search(file.name) and file.is_file()]
+    if not files:
+        text = f"is {name!r}: no file in the folder {display(path)} has a name that ends in mindrecord"
+        raise report.failure(key, f"{text} (--{flag} PATH gives another)")
+    return sorted(files, key=_natural)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Sorts ``x.mindrecord2`` before ``x.mindrecord10``."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(path))]

@@ -1,0 +1,246 @@
+"""From ``use_parallel``, ``parallel`` and ``parallel_config`` to the layout of work over devices, and its rules."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+from runformer.config.problems import Report, nearest
+from runformer.config.sections import Config
+from runformer.config.sections.device import ParallelConfig
+from runformer.config.task import ModelOptions, ModelTask, ParallelOptions
+
+Mode = Literal["stand_alone", "data_parallel", "semi_auto_parallel", "auto_parallel", "hybrid_parallel"]
+
+_SECTION = "parallel_config"
+_MODE = "parallel.parallel_mode"
+_BY_NUMBER: tuple[Mode, ...] = ("data_parallel", "semi_auto_parallel", "auto_parallel", "hybrid_parallel")
+_BY_NAME: dict[str, Mode] = {name: name for name in ("stand_alone", *_BY_NUMBER)} | {
+    "manual_parallel": "hybrid_parallel"
+}
+_PROCESS_COUNTS = ("WORLD_SIZE", "RANK_SIZE")
+_SHOWN_PLANS = 3
+
+
+class Sizes(NamedTuple):
+    """A plan as ``parallel_config`` writes it."""
+
+    data: int
+    model: int
+    context: int
+    pipeline: int
+
+    def __str__(self) -> str:
+        return (
+            f"data_parallel {self.data} × model_parallel {self.model} × context_parallel {self.context} × "
+            f"pipeline_stage {self.pipeline}"
+        )
+
+
+def launched_processes() -> int | None:
+    """How many processes a launcher says there are; None without a launcher."""
+    for name in _PROCESS_COUNTS:
+        value = os.environ.get(name, "")
+        if value.isascii() and value.isdecimal() and 0 < len(value) < 9 and int(value) > 0:
+            return int(value)
+    return None
+
+
+def parallel_options(config: Config, model: ModelTask, report: Report) -> ParallelOptions:
+    """How work is laid over devices, checked against their number, the model and the run mode.
+
+    In a plan without a launcher there are as many devices as the layout takes.
+    """
+    mode = _mode(config, report)
+    processes = launched_processes()
+    asked = _sizes(config.parallel_config)
+    if mode == "stand_alone":
+        return _alone(asked, processes, report)
+    if mode == "data_parallel":
+        sizes = Sizes(processes or (asked.data if report.planning else 1), 1, 1, 1)
+        _note_ignored(asked, sizes, "parallel_mode is data_parallel", report)
+    else:
+        sizes = asked
+        _check_count(asked, processes, model.options, report)
+    _check_model(sizes, config, model, report)
+    _check_run_mode(sizes, config, report)
+    if math.prod(sizes) > 1 and not report.planning and processes == math.prod(sizes):
+        report.not_built("use_parallel", "is True, and several devices are not supported yet")
+    return ParallelOptions(
+        data=sizes.data,
+        tensor=sizes.model,
+        context=sizes.context,
+        pipeline=sizes.pipeline,
+        sequence_parallel=bool(config.parallel_config.use_seq_parallel) and sizes.model > 1,
+        shard_optimizer=bool(config.parallel.enable_parallel_optimizer or config.parallel_config.optimizer_shard)
+        and sizes.data > 1,
+    )
+
+
+def _mode(config: Config, report: Report) -> Mode:
+    """The parallel mode; without ``use_parallel`` the run is alone whatever the section says."""
+    written = config.parallel.parallel_mode
+    mode: Mode | None = "semi_auto_parallel"
+    if isinstance(written, int):
+        mode = _BY_NUMBER[written] if 0 <= written < len(_BY_NUMBER) else None
+    elif written is not None:
+        mode = _BY_NAME.get(written.lower())
+    if mode is None:
+        near = nearest(str(written), [name.upper() for name in _BY_NAME])
+        hint = f"; did you mean {near!r}?" if near else ""
+        names = ", ".join(f"{number} ({name.upper()})" for number, name in enumerate(_BY_NUMBER))
+        report.error(_MODE, f"must be {names} or STAND_ALONE, not {written!r}{hint}")
+        mode = "semi_auto_parallel"
+    return mode if config.use_parallel else "stand_alone"
+
+
+def _sizes(section: ParallelConfig) -> Sizes:
+    return Sizes(
+        section.data_parallel or 1,
+        section.model_parallel or 1,
+        section.context_parallel or 1,
+        section.pipeline_stage or 1,
+    )
+
+
+def _alone(asked: Sizes, processes: int | None, report: Report) -> ParallelOptions:
+    if processes is not None and processes > 1:
+        text = f"lets each process run alone, but a launcher started {processes}: start one, or set it to True"
+        report.error("use_parallel" if not report.given(_MODE) else _MODE, text)
+    _note_ignored(asked, Sizes(1, 1, 1, 1), "the run is on one device", report)
+    return ParallelOptions()
+
+
+def _note_ignored(asked: Sizes, taken: Sizes, why: str, report: Report) -> None:
+    if asked != taken and math.prod(asked) > 1:
+        report.notice(f"{_SECTION}: {asked} is not used, since {why}; taken: {taken}")
+
+
+def _check_count(asked: Sizes, processes: int | None, options: ModelOptions | None, report: Report) -> None:
+    """``data × model × context × pipeline`` must be the number of devices."""
+    devices = processes or (math.prod(asked) if report.planning else 1)
+    if math.prod(asked) == devices:
+        return
+    plural = "device" if devices == 1 else "devices"
+    text = f"asks for {asked}, {math.prod(asked)} devices, and this run has {devices} {plural}"
+    if devices == 1:
+        report.error(_SECTION, f"{text}: --use_parallel False runs on one, or start {math.prod(asked)} processes")
+        return
+    plans = "; ".join(str(plan) for plan in nearest_plans(asked, devices, options))
+    report.error(_SECTION, f"{text}; the nearest plans that fit: {plans}")
+
+
+def nearest_plans(asked: Sizes, devices: int, options: ModelOptions | None) -> list[Sizes]:
+    """Layouts for exactly ``devices`` devices that the model allows, the likest first.
+
+    Likeness is in factors of two over all dimensions; of the like ones those come first that change the number of
+    copies, since that leaves a device's share of the model as it is.
+    """
+
+    def unlikeness(plan: Sizes) -> tuple[float, float]:
+        steps = [abs(math.log2(ours / theirs)) for ours, theirs in zip(plan, asked, strict=True)]
+        return sum(steps[1:]), sum(steps)
+
+    return sorted(_plans(devices, options), key=unlikeness)[:_SHOWN_PLANS]
+
+
+def _plans(devices: int, options: ModelOptions | None) -> Iterator[Sizes]:
+    for model in _divisors(devices):
+        if options is not None and options.num_heads % model:
+            continue
+        for pipeline in _divisors(devices // model):
+            if options is not None and pipeline > options.num_layers:
+                continue
+            for context in _divisors(devices // model // pipeline):
+                yield Sizes(devices // model // pipeline // context, model, context, pipeline)
+
+
+def _divisors(number: int) -> list[int]:
+    small = [candidate for candidate in range(1, math.isqrt(number) + 1) if number % candidate == 0]
+    return sorted({*small, *(number // candidate for candidate in small)})
+
+
+def _check_model(sizes: Sizes, config: Config, model: ModelTask, report: Report) -> None:
+    options = model.options
+    if options is not None and sizes.pipeline > options.num_layers:
+        text = f"is {sizes.pipeline}, more than the model's {options.num_layers} layers"
+        report.error(f"{_SECTION}.pipeline_stage", text)
+    if options is not None and sizes.model > options.num_heads:
+        text = f"is {sizes.model}, more than the model's {options.num_heads} attention heads"
+        report.error(f"{_SECTION}.model_parallel", text)
+    if options is not None:
+        _check_offset(sizes, config, options, report)
+    _check_context(sizes, config, model, report)
+    strategy = config.parallel.dataset_strategy
+    rows = strategy[0] if isinstance(strategy, list) and strategy else None
+    if config.parallel.full_batch is False and isinstance(rows, list) and rows and rows[0] != sizes.data:
+        text = f"splits rows into {rows[0]}, but {_SECTION}.data_parallel is {sizes.data}"
+        report.error("parallel.dataset_strategy", text)
+
+
+def _check_offset(sizes: Sizes, config: Config, options: ModelOptions, report: Report) -> None:
+    """``offset`` moves layers between stages: one number a stage, which must leave as many layers as there are."""
+    offset = config.model.model_config.offset
+    if not isinstance(offset, list) or sizes.pipeline == 1:
+        return
+    path = "model.model_config.offset"
+    flat = [number for item in offset for number in (item if isinstance(item, list) else [item])]
+    stages = sizes.pipeline * (config.model.model_config.pp_interleave_num or 1)
+    if len(flat) != stages:
+        report.error(path, f"has {len(flat)} numbers, not one for each of the {stages} stages")
+    elif sum(flat) != options.num_layers % stages:
+        text = f"sums to {sum(flat)}; {options.num_layers} layers in {stages} stages need {options.num_layers % stages}"
+        report.error(path, text)
+    elif min(flat) + options.num_layers // stages < 1:
+        report.error(path, f"leaves a stage without layers: {options.num_layers // stages} a stage before it")
+
+
+def _check_context(sizes: Sizes, config: Config, model: ModelTask, report: Report) -> None:
+    section, path = config.parallel_config, f"{_SECTION}.context_parallel"
+    if sizes.context == 1:
+        return
+    if model.sequence_length is not None and model.sequence_length % sizes.context:
+        report.error(path, f"is {sizes.context}, which does not divide seq_length {model.sequence_length}")
+    algorithm = section.context_parallel_algo or "colossalai_cp"
+    kv_heads = model.options.num_kv_heads if model.options else None
+    if algorithm == "ulysses_cp" and kv_heads is not None and sizes.context * sizes.model > kv_heads:
+        text = (
+            f"times model_parallel is {sizes.context * sizes.model}, more than the {kv_heads} heads ulysses_cp splits"
+        )
+        report.error(path, text)
+    degree = section.ulysses_degree_in_cp or 1
+    if algorithm == "hybrid_cp" and sizes.context % degree:
+        report.error(f"{_SECTION}.ulysses_degree_in_cp", f"is {degree}, which does not divide {sizes.context}")
+
+
+def _check_run_mode(sizes: Sizes, config: Config, report: Report) -> None:
+    predicting = config.run_mode == "predict"
+    micro_batches = config.parallel_config.micro_batch_num or 1
+    if predicting and sizes.pipeline > 1:
+        report.error(f"{_SECTION}.pipeline_stage", "must be 1 to predict: answers come token by token")
+    if not predicting and sizes.pipeline > micro_batches:
+        text = f"is {micro_batches}, fewer than the {sizes.pipeline} stages: some would always wait"
+        report.error(f"{_SECTION}.micro_batch_num", text)
+    rows = config.predict_batch_size
+    if predicting and rows is not None and rows % sizes.data:
+        text = f"is {rows}, which {_SECTION}.data_parallel {sizes.data} does not divide"
+        report.error("predict_batch_size", text)
+    processes = config.transform_process_num or 1
+    if math.prod(sizes) % processes:
+        text = f"is {processes}, which does not divide the {math.prod(sizes)} devices"
+        report.error("transform_process_num", text)
+    _check_recompute(sizes, config, report)
+
+
+def _check_recompute(sizes: Sizes, config: Config, report: Report) -> None:
+    for name in ("recompute", "select_recompute", "select_comm_recompute"):
+        value = getattr(config.recompute_config, name)
+        for key, counts in value.items() if isinstance(value, dict) else [("", value)]:
+            flat = isinstance(counts, list) and all(isinstance(count, int) for count in counts)
+            if flat and len(counts) > sizes.pipeline:
+                path = f"recompute_config.{name}"
+                about = f" for {key!r}" if key else ""
+                text = f"has {len(counts)} numbers{about}, more than the {sizes.pipeline} stages of the pipeline"
+                report.error(path, text)
