@@ -126,6 +126,7 @@ def _with_prompts(plan: Plan, task: Task, options: ModelOptions) -> Plan:
     lengths: list[int] | None = None
     if task.predict.inputs and needs_tokenizer and _may_have_tokenizer(task, folder):
         tokenizer = load_tokenizer(folder, task.tokenizer)
+        tokenizer.require_fit(options.vocab_size)
         batches = read_batches(task.predict, tokenizer, options.vocab_size)
         lengths = [answer.prompt_length for batch in batches for answer in batch]
     longest = max(lengths) if lengths else None

@@ -15,7 +15,7 @@ from runformer.plan.memory import training_memory
 from runformer.plan.plan import CurvePlan, DatasetPlan, OutputPlan, RunPlan, StepPlan
 from runformer.train.run import earlier_files
 from runformer.train.schedule import make_schedule
-from runformer.train.setup import open_data
+from runformer.train.setup import check_tokenizer, open_data
 
 _SAMPLES = 100  # learning rates kept of a curve
 
@@ -35,6 +35,7 @@ class TrainingPlan:
 def plan_training(task: Task, options: ModelOptions, model: CausalLM) -> TrainingPlan:
     """Steps, learning rates, memory and outputs of a training task; without a dataset what does not hang on it."""
     assert task.train is not None, "the task trains"
+    check_tokenizer(task)
     loader = open_data(task) if task.train.data.paths else None
     length = loader.sequence_length if loader else task.model.sequence_length
     run = None if loader is None else _run(task.train, loader)

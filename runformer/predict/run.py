@@ -50,6 +50,7 @@ def predict(task: Task) -> None:
     options = resolve_options(task.model)
     folder = model_folder(task)
     tokenizer = load_tokenizer(folder, task.tokenizer)
+    tokenizer.require_fit(options.vocab_size)
     batches = read_batches(task.predict, tokenizer, options.vocab_size)
     config = read_generation_config(folder)
     settings = resolve_settings(task.predict.generation, config)

@@ -74,6 +74,21 @@ class Tokenizer:
         """The largest token id plus one: what an embedding table must hold at least."""
         return 1 + max(self._backend.get_vocab(with_added_tokens=True).values())
 
+    def require_fit(self, vocab_size: int) -> None:
+        """Check that a model with ``vocab_size`` tokens has all of this vocabulary.
+
+        Tokens that were added to it later may lie beyond: whoever uses one finds out then.
+
+        Raises:
+            TokenizerError: it has not.
+        """
+        largest = max(self._backend.get_vocab(with_added_tokens=False).values(), default=0)
+        if largest >= vocab_size:
+            raise TokenizerError(
+                f"the tokenizer has token ids up to {largest}, but the model's vocabulary ends at {vocab_size - 1}",
+                hint="the tokenizer belongs to another model, or model.model_config.vocab_size is too small",
+            )
+
     def _special_id(self, name: str) -> int | None:
         token = self.special_tokens.get(name)
         return None if token is None else self._backend.token_to_id(token)

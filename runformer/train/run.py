@@ -18,7 +18,7 @@ from runformer.train.loss_scale import LossScaler
 from runformer.train.optimizer import NamedAdamW
 from runformer.train.report import StepReporter
 from runformer.train.schedule import make_schedule
-from runformer.train.setup import build_for_training, open_data
+from runformer.train.setup import build_for_training, check_tokenizer, open_data
 from runformer.train.state import TrainingPosition, capture, resume
 from runformer.train.step import TrainStep
 
@@ -67,6 +67,7 @@ def prepare(task: Task) -> TrainingRun:
     assert task.train is not None, "the task trains"
     options = task.train
     device = resolve_device(task.device)
+    check_tokenizer(task)
     loader = open_data(task)
     model = build_for_training(task, device)
     optimizer = NamedAdamW(model, options.optimizer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import torch
@@ -11,10 +12,14 @@ from runformer.config.task import Task
 from runformer.data.dataset import TokenDataset
 from runformer.data.loader import BatchLoader
 from runformer.data.order import SampleOrder
+from runformer.errors import TokenizerError
 from runformer.models.build import build_model, initialise
 from runformer.models.decoder import CausalLM
 from runformer.models.families import resolve_options
 from runformer.parallel.compiler import should_compile
+from runformer.tokenizer import load_tokenizer
+
+logger = logging.getLogger(__name__)
 
 
 def open_data(task: Task) -> BatchLoader:
@@ -24,6 +29,23 @@ def open_data(task: Task) -> BatchLoader:
     dataset = TokenDataset(options.data, task.model.sequence_length, resolve_options(task.model).vocab_size)
     order = SampleOrder(len(dataset), options.data.shuffle, options.data.seed)
     return BatchLoader(dataset, order, task.global_batch_size, options.data.drop_remainder)
+
+
+def check_tokenizer(task: Task) -> None:
+    """Whether the recipe's tokenizer fits the model, where its files are there; training itself needs none.
+
+    Raises:
+        TokenizerError: it has tokens that the model lacks.
+    """
+    files = task.tokenizer
+    if files.tokenizer_file is None and files.vocab_file is None:
+        return
+    try:
+        tokenizer = load_tokenizer(None, files)
+    except TokenizerError as error:
+        logger.warning("the tokenizer was not compared with the model: %s", error.message)
+        return
+    tokenizer.require_fit(resolve_options(task.model).vocab_size)
 
 
 def build_for_training(task: Task, device: torch.device) -> CausalLM:

@@ -136,7 +136,7 @@ def test_max_length_beyond_the_sequence_is_clamped_with_a_line_on_the_log(task: 
 def test_a_vocabulary_smaller_than_a_token(task: Task) -> None:
     assert task.model.options is not None
     small = replace(task.model, options=replace(task.model.options, vocab_size=300))
-    with pytest.raises(PredictError, match="has token 407, but the model's vocabulary ends at 299"):
+    with pytest.raises(TokenizerError, match="token ids up to 511, but the model's vocabulary ends at 299"):
         predict(with_predict(replace(task, model=small), batch_size=None))
 
 
