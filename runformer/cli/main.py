@@ -17,8 +17,8 @@ def main(argv: Sequence[str]) -> int:
             from runformer.plan import describe, make_plan, write_plan
 
             plan = make_plan(task)
-            print(describe(plan), end="\n\n")
-            print(f"the plan is in {write_plan(plan)}; nothing was started")
+            path = write_plan(plan)
+            print(f"{describe(plan)}\n\nthe plan is in {path}; nothing was started")
         elif task.predict is not None:
             from runformer.predict.run import predict
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -12,6 +13,9 @@ from runformer.errors import RunformerError
 
 INTERRUPTED = 130
 """The shell's code for a program ended by Ctrl-C: 128 + SIGINT."""
+
+NO_READER = 141
+"""Likewise for a program whose output nobody reads any more: 128 + SIGPIPE."""
 
 
 @dataclass
@@ -38,6 +42,10 @@ def reporting_errors(*, debug: bool) -> Iterator[Outcome]:
     except KeyboardInterrupt:
         print("interrupted; checkpoints already saved are as they were", file=sys.stderr)
         outcome.exit_code = INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output, such as head(1), has seen enough. Python would complain once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        outcome.exit_code = NO_READER
     except Exception as error:
         if debug:
             raise

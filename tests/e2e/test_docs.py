@@ -98,7 +98,7 @@ def test_quickstart(repository: Path, tmp_path: Path) -> None:
 
 def test_the_published_single_card_command(repository: Path, tmp_path: Path) -> None:
     """Word for word, on a dataset of ours; appended overrides make the 0.5B model small enough for a test."""
-    (command,) = blocks(repository / "docs/from_mindformers.md", "bash")
+    command, _ = blocks(repository / "docs/from_mindformers.md", "bash")
     (tmp_path / "path").mkdir()
     random = np.random.default_rng(0)
     columns = {name: Column("int32", (-1,)) for name in ("input_ids", "target_ids", "attention_mask")}
@@ -110,6 +110,14 @@ def test_the_published_single_card_command(repository: Path, tmp_path: Path) -> 
     assert "research/qwen2_5" in done.stdout
     rows = [json.loads(line) for line in (tmp_path / "output/training.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, 7))  # 24 rows, 8 a step by accumulation, 2 epochs
+
+
+def test_the_published_plan_for_two_machines(repository: Path, tmp_path: Path) -> None:
+    document = repository / "docs/from_mindformers.md"
+    _, command = blocks(document, "bash")
+    told = run_block(command, repository, tmp_path).stdout.splitlines()
+    (shown,) = re.findall(r"^```\n(devices .*?)^```", document.read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert all(line in told for line in shown.splitlines())
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,20 @@ def test_the_plan_on_the_console(tiny: TinyTask) -> None:
     assert len(plot) == 6
     assert plot[0].count("█") + plot[0].count("▇") < plot[-1].count("█")
     assert lines[-1].endswith("plan.json; nothing was started")
+
+
+def test_a_reader_that_leaves_is_no_error(tiny: TinyTask) -> None:
+    command = " ".join(tiny.command("--dry_run", "True"))
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command} | head -c 0"],
+        cwd=tiny.folder,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (141, "")
+    assert (tiny.folder / "output/plan.json").is_file()
 
 
 def test_an_output_directory_that_cannot_be_made(tiny: TinyTask) -> None:

@@ -96,7 +96,7 @@ def test_in_data_parallel_mode_the_world_size_decides(
 def test_the_product_must_be_the_number_of_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = parallel_text("data_parallel: 4, model_parallel: 2")
     message = error_of(tmp_path, text)
-    assert "task.yaml:15:18: parallel_config asks for data_parallel 4 × model_parallel 2 × context_parallel 1" in message
+    assert "task.yaml:15:18: parallel_config asks for data_parallel 4 × model_parallel 2 × context" in message
     assert "8 devices, and this run has 1 device: --use_parallel False runs on one, or start 8 proc" in message
     monkeypatch.setenv("RANK_SIZE", "4")
     message = error_of(tmp_path, text, *PLAN)
