@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import json
 import os
 import shlex
 import shutil
@@ -31,6 +32,7 @@ MODEL = WORK / "smollm2-135m-instruct"
 TRAINING_SET = WORK / "train.mindrecord"
 HELD_OUT_SET = WORK / "held_out.mindrecord"
 OUTPUT = WORK / "output"
+EVALUATION = WORK / "evaluation"
 SEQUENCE_LENGTH = 80  # the longest record has 76 tokens
 
 QUESTIONS = (
@@ -49,11 +51,12 @@ def main() -> int:
     with reporting_errors(debug=False) as outcome:
         prepare()
         console.rule("before")
-        answers_before, loss_before = ask(), held_out_loss(MODEL)
+        answers_before, loss_before = ask(), held_out_loss()
         console.rule("fine-tuning")
         run("run_mindformer.py", "--config", CONFIG, "--run_mode", "finetune", "--train_dataset_dir", TRAINING_SET)
         console.rule("after")
-        answers_after, loss_after = ask("--load_checkpoint", OUTPUT), held_out_loss(OUTPUT)
+        taught = ("--load_checkpoint", OUTPUT)
+        answers_after, loss_after = ask(*taught), held_out_loss(*taught)
         show(answers_before, answers_after, loss_before, loss_after)
         console.print(f"{time.perf_counter() - started:.0f} s in all")
         console.save_svg(str(WORK / "demo.svg"), title="make demo")
@@ -70,7 +73,8 @@ def prepare() -> None:
         source = gguf_file()
         console.print(f"{source.name} → {MODEL}")
         gguf_to_hf(source, MODEL)
-    shutil.rmtree(OUTPUT, ignore_errors=True)
+    for folder in (OUTPUT, EVALUATION):
+        shutil.rmtree(folder, ignore_errors=True)
     for name, target in (("instructions.json", TRAINING_SET), ("held_out.json", HELD_OUT_SET)):
         for old in WORK.glob(f"{target.name}*"):  # the file and its index
             old.unlink()
@@ -118,27 +122,11 @@ def ask(*options: object) -> list[str]:
     return [text.rpartition("assistant\n")[2].strip() for text in texts]
 
 
-def held_out_loss(weights: Path) -> float:
-    """The mean loss (nats a token) of the answers of ``held_out.json``, by the training room's own parts."""
-    import torch
-
-    from runformer.config import load_task
-    from runformer.data import IGNORED
-    from runformer.data.dataset import TokenDataset
-    from runformer.parallel.device import resolve_device
-    from runformer.train.loss import cross_entropy
-    from runformer.train.setup import build_for_training
-
-    flags = {"config": CONFIG, "run_mode": "finetune", "train_dataset_dir": HELD_OUT_SET, "load_checkpoint": weights}
-    task = load_task([word for name, value in flags.items() for word in (f"--{name}", str(value))])
-    assert task.train is not None, "the task trains"
-    device = resolve_device(task.device)
-    model = build_for_training(task, device).eval()
-    dataset = TokenDataset(task.train.data, task.model.sequence_length, model.options.vocab_size)
-    batch = dataset.rows(range(len(dataset))).to(device)
-    tokens = int((batch.labels_BL != IGNORED).sum())
-    with torch.no_grad():
-        return float(cross_entropy(model(batch.inputs_BL), model.head_weight_VD, batch.labels_BL, tokens))
+def held_out_loss(*options: object) -> float:
+    """The mean loss (nats a token) of the answers of ``held_out.json``, by the ordinary command."""
+    run("run_mindformer.py", "--config", CONFIG, "--run_mode", "eval", *options, "--output_dir", EVALUATION)
+    rows = (EVALUATION / "evaluation.jsonl").read_text(encoding="utf-8").splitlines()
+    return float(json.loads(rows[-1])["loss"])
 
 
 def show(before: list[str], after: list[str], loss_before: float, loss_after: float) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from runformer.plugins.registry import REGISTRY, Registry
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -28,3 +32,14 @@ def shared_dir() -> Path:
 def oracle_dir(shared_dir: Path) -> Path:
     """What MindFormers itself computed."""
     return shared_dir / "oracle"
+
+
+@pytest.fixture
+def no_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+    """No plug-in is registered yet, and those that a test loads are gone after it."""
+    monkeypatch.setattr(REGISTRY, "_entries", {})
+    yield REGISTRY
+    for name, module in list(sys.modules.items()):
+        file = Path(getattr(module, "__file__", None) or "/")
+        if file.is_relative_to(tmp_path) or file.is_relative_to(REPOSITORY / "research"):
+            del sys.modules[name]

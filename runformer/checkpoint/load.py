@@ -89,6 +89,8 @@ def check_weights(source: WeightSource, parameters: Mapping[str, Tensor], *, tie
     tensors = source.tensors
     missing = [name for name in parameters if name not in tensors]
     unexpected = [name for name in tensors if name not in parameters and not _belongs_elsewhere(name)]
+    if source.common is not None:  # then <key>.<parameter> is the state of some optimizer
+        unexpected = [name for name in unexpected if name.partition(".")[2] not in parameters]
     if tied and HEAD in unexpected:
         _require_same_head(source)
         unexpected.remove(HEAD)

@@ -38,8 +38,8 @@ class WeightSource:
 
     Attributes:
         path: the checkpoint directory, folder or file they are in.
-        tensors: parameters by our names; in a training checkpoint also Adam's moments, ``exp_avg.<parameter>``
-            and ``exp_avg_sq.<parameter>``.
+        tensors: parameters by our names; in a training checkpoint also the optimizer's state, of AdamW
+            ``exp_avg.<parameter>`` and ``exp_avg_sq.<parameter>``.
         common: the rest of a training checkpoint, ``step`` at least; None where there are weights alone.
         notices: newer checkpoints that were passed over because they are damaged.
     """

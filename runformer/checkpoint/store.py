@@ -36,7 +36,7 @@ class TrainingState:
 
     Attributes:
         model: every parameter by name.
-        optimizer: Adam's moments, ``exp_avg.<parameter>`` and ``exp_avg_sq.<parameter>``; none before an update.
+        optimizer: its tensors, of AdamW ``exp_avg.<parameter>`` and ``exp_avg_sq.<parameter>``; none before an update.
         common: what JSON can hold; ``step`` (updates so far) must be there.
     """
 

@@ -1,4 +1,4 @@
-"""``python run_mindformer.py --config X.yaml --run_mode train|finetune|predict …``: runs one task."""
+"""``python run_mindformer.py --config X.yaml --run_mode train|finetune|eval|predict …``: runs one task."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ def main(argv: Sequence[str]) -> int:
             from runformer.predict.run import predict
 
             predict(task)
+        elif task.train is None:
+            from runformer.train.evaluate import evaluate
+
+            evaluate(task)
         else:
             from runformer.train.run import train
 

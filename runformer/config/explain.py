@@ -111,6 +111,8 @@ def effect(key: Key) -> str:
     if key.role == "refused":
         return f"Not supported: {key.about}."
     if key.role == "group":
+        if key.plugin:
+            return "A section; its type may name a plug-in."
         return "A section." if not key.open else "A section; keys that are not known are passed over."
     return f"Sets {key.about}."
 

@@ -6,18 +6,20 @@ unknown keys would hide what matters.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from typing import Any
 
 from runformer.config.problems import nearest
+from runformer.config.task import ModelOptions
 from runformer.config.yaml_file import Node
 from runformer.errors import ConfigError
-
-Family = Literal["llama", "qwen2", "qwen3"]
+from runformer.plugins.registry import REGISTRY, Registration
 
 SUPPORTED = "Llama 2 and 3, SmolLM2, Qwen2 and 2.5, Qwen3 dense"
-_HINT = f"supported: {SUPPORTED}"
+_HINT = f"supported: {SUPPORTED}; --register_path names a folder whose plug-ins may add others"
 
-_FAMILIES: dict[str, Family] = {
+BUILT_IN_FAMILIES = {
     "LlamaConfig": "llama",
     "Qwen2Config": "qwen2",
     "Qwen3Config": "qwen3",
@@ -29,6 +31,7 @@ _FAMILIES: dict[str, Family] = {
     "qwen2": "qwen2",
     "qwen3": "qwen3",
 }
+_DEFAULTS: dict[str, dict[str, Any]] = {"llama": {}, "qwen2": {"qkv_bias": True}, "qwen3": {"qk_norm": True}}
 _NAMING_PATHS = (
     "model.model_config.type",
     "model.model_config.model_type",
@@ -77,8 +80,8 @@ def refuse_other_families(root: Node) -> None:
     """
     for path in _NAMING_PATHS:
         for name, node in _names(root, path):
-            if name not in _FAMILIES:
-                near = nearest(name, _FAMILIES, likeness=0.85)
+            if name not in _known():
+                near = nearest(name, _known(), likeness=0.85)
                 raise ConfigError(
                     f"{node.place}: {path}: the model family of {name!r} is not supported"
                     + (f"; did you mean {near!r}?" if near else ""),
@@ -132,7 +135,35 @@ def _names(root: Node, path: str) -> list[tuple[str, Node]]:
     return [(item.value, item) for item in items if isinstance(item.value, str) and item.value not in ("", "None")]
 
 
-def family_of(*names: str | list[str] | None) -> Family | None:
+def _known() -> dict[str, str]:
+    """Every name of a family, built in or a plug-in's, and the family."""
+    plugins = REGISTRY.of_kind("model_family")
+    return BUILT_IN_FAMILIES | {name: plugin.target.name for name, plugin in plugins.items()}
+
+
+def family_of(*names: str | list[str] | None) -> str | None:
     """The family that the first known name stands for: a configuration's type, a model type, an architecture."""
     flat = [name for item in names for name in (item if isinstance(item, list) else [item])]
-    return next((_FAMILIES[name] for name in flat if name in _FAMILIES), None)
+    known = _known()
+    return next((known[name] for name in flat if name in known), None)
+
+
+def check_options(plugin: Registration, options: Iterable[str]) -> None:
+    """Refuse what a plug-in's family sets and no model has.
+
+    Raises:
+        ConfigError: naming it, and the nearest name of an option.
+    """
+    known = [item.name for item in fields(ModelOptions)]
+    for name in options:
+        if name not in known:
+            near = nearest(name, known)
+            text = f"{plugin.place}: the {plugin} sets {name!r}, which ModelOptions does not have"
+            raise ConfigError(text + (f"; did you mean {near!r}?" if near else ""))
+
+
+def family_defaults(family: str) -> Mapping[str, Any]:
+    """The fields of ModelOptions that a family fixes."""
+    plugin = REGISTRY.find("model_family", family)
+    defaults: Mapping[str, Any] = plugin.target.options if plugin is not None else _DEFAULTS[family]
+    return defaults

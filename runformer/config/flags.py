@@ -58,6 +58,7 @@ class Flag:
     read: Callable[[str], Scalar] = str
     many: bool = False
     help: str = ""
+    also: str = ""  # another key that it sets
 
 
 _GROUPS: dict[str, tuple[Flag, ...]] = {
@@ -70,7 +71,7 @@ _GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("use_parallel", "use_parallel", _boolean),
         Flag("output_dir", "output_dir"),
         Flag("seed", "seed", _integer),
-        Flag("register_path", "", help="Folder of a recipe, such as research/qwen2_5."),
+        Flag("register_path", "", help="Folder of a recipe and its plug-ins, such as research/mistral."),
         Flag("trust_remote_code", "trust_remote_code", _boolean),
         Flag("remote_save_url", "remote_save_url"),
         Flag("profile", "profile", _boolean),
@@ -94,7 +95,12 @@ _GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("batch_size", "runner_config.batch_size", _integer),
         Flag("gradient_accumulation_steps", "runner_config.gradient_accumulation_steps", _integer),
         Flag("sink_mode", "runner_config.sink_mode", _boolean),
-        Flag("num_samples", "train_dataset.data_loader.num_samples", _integer),
+        Flag(
+            "num_samples",
+            "train_dataset.data_loader.num_samples",
+            _integer,
+            also="eval_dataset.data_loader.num_samples",
+        ),
     ),
     "inference": (
         Flag("predict_data", "input_data", many=True),
@@ -171,7 +177,8 @@ def parse_command_line(argv: Sequence[str]) -> CommandLine:
     """
     named, generic = _split(argv)
     values = vars(make_parser().parse_args(named))
-    overrides = [_named(flag, values[flag.name]) for flag in _FLAGS if _is_set(flag, values[flag.name])]
+    given = [flag for flag in _FLAGS if _is_set(flag, values[flag.name])]
+    overrides = [_named(flag, path, values[flag.name]) for flag in given for path in (flag.path, flag.also) if path]
     overrides += [_option(text) for text in values["options"] or ()]
     overrides += [_generic(name, text) for name, text in generic]
     return CommandLine(
@@ -187,12 +194,12 @@ def _is_set(flag: Flag, value: object) -> bool:
     return bool(flag.path) and value is not None and not (value == "" and flag.name in _EMPTY_MEANS_ABSENT)
 
 
-def _named(flag: Flag, value: Scalar | list[str]) -> Override:
+def _named(flag: Flag, path: str, value: Scalar | list[str]) -> Override:
     place = Place.flag(f"--{flag.name}")
     if isinstance(value, list) and len(value) > 1:
-        return Override(flag.path, Node([Node(item, place, item) for item in value], place))
+        return Override(path, Node([Node(item, place, item) for item in value], place))
     single = value[0] if isinstance(value, list) else value
-    return Override(flag.path, Node(single, place, str(single)))
+    return Override(path, Node(single, place, str(single)))
 
 
 def _option(text: str) -> Override:

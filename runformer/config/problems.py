@@ -105,7 +105,9 @@ class Report:
 
     def error(self, path: str, text: str, place: Place | None = None) -> None:
         """Add a problem with the key ``path``: ``text`` goes on after the key's name."""
-        self._problems.append((place or self.place(path), f"{self._written.get(path, path)} {text}"))
+        self._problems.append(
+            (place or self.place(path) or Place(self.source), f"{self._written.get(path, path)} {text}")
+        )
 
     def failure(self, path: str, text: str) -> ConfigError:
         """The same problem as an exception, for code that cannot go on without the value."""

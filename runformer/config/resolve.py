@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from runformer.config.families import node_at, refuse_other_families
@@ -10,6 +11,7 @@ from runformer.config.find import find_config, find_register_path
 from runformer.config.flags import CommandLine, parse_command_line
 from runformer.config.overrides import apply
 from runformer.config.paths import absolute, display
+from runformer.config.plugins import find_plugins
 from runformer.config.problems import Report, nearest
 from runformer.config.resolve_device import compile_mode, device_options
 from runformer.config.resolve_model import load_options, model_task
@@ -28,7 +30,7 @@ _CHOICE = "train, finetune, eval or predict"
 
 
 def load_task(argv: Sequence[str]) -> Task:
-    """Everything that one command asks for. Imports no torch and writes nothing.
+    """Everything that one command asks for. Writes nothing, and imports no torch unless a plug-in does.
 
     Of two values for one key the later of these wins: ``base_config`` files, the task file, the named flags,
     ``--options``, the ``--a.b.c value`` overrides.
@@ -50,11 +52,12 @@ def load_task(argv: Sequence[str]) -> Task:
     root = load_tree(Path(display(path)))
     for override in command.overrides:
         apply(root, override)
+    files = find_plugins(root, register_path, report)
     refuse_other_families(root)
     run_mode = _run_mode(root)
     config = Reader(Config, report, *_reader_modes(root, run_mode)).section(Config, root)
     report.raise_problems()
-    return _resolve(config, run_mode, path, command, report)
+    return replace(_resolve(config, run_mode, path, command, report), plugins=files)
 
 
 def _run_mode(root: Node) -> RunMode:
@@ -84,7 +87,8 @@ def _resolve(config: Config, run_mode: RunMode, path: Path, command: CommandLine
     device = device_options(config, report)
     load = report.attempt(lambda: load_options(config, report, training=training))
     model = report.attempt(lambda: model_task(config, report, training=training))
-    report.raise_problems()
+    if model is None or load is None:  # the rest hangs on them
+        report.raise_problems()
     assert model is not None
     assert load is not None
     parallel = parallel_options(config, model, report)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 from runformer.config.paths import display, existing
+from runformer.config.plugin_sections import PluginSection, unknown_type
 from runformer.config.problems import Report, nearest
 from runformer.config.sections import Config
 from runformer.config.sections.data import LOADERS, Dataset
-from runformer.config.task import DataOptions, ModelTask
+from runformer.config.task import DataOptions, ModelTask, PluginOptions
 
 Section = Literal["train_dataset", "eval_dataset"]
 
@@ -40,7 +41,18 @@ def data_options(config: Config, section: Section, model: ModelTask, report: Rep
         already_shifted=options.input_sliced_sig,
         pad_token_id=model.options.pad_token_id if model.options else model.overrides.get("pad_token_id"),
         ignore_token_id=options.ignore_token_id,
+        section=section,
+        handlers=_handlers(dataset, section, report),
     )
+
+
+def _handlers(dataset: Dataset, section: Section, report: Report) -> tuple[PluginOptions, ...]:
+    handlers = dataset.data_loader.handler or []
+    for index, item in enumerate(handlers):
+        if not isinstance(item, PluginSection) and dataset.data_loader.type in (None, "MindDataset"):
+            path = f"{section}.data_loader.handler[{index}].type"
+            report.error(path, unknown_type("data_handler", item.type or "", ()))
+    return tuple(PluginOptions(item.type, item.keys) for item in handlers if isinstance(item, PluginSection))
 
 
 def _paths(dataset: Dataset, section: Section, report: Report) -> tuple[Path, ...]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from runformer.config.families import SUPPORTED, Family, family_of
+from runformer.config.families import SUPPORTED, family_defaults, family_of
 from runformer.config.paths import absolute, existing, is_placeholder, is_there
 from runformer.config.problems import Report
 from runformer.config.sections import Config
@@ -49,7 +49,6 @@ _REQUIRED = ("vocab_size", "hidden_size", "num_layers", "num_heads")
 # LlamaConfig's own ids, where the file gives none; other configurations have none.
 _LLAMA_TOKENS: dict[str, Any] = {"bos_token_id": 1, "eos_token_ids": (2,), "pad_token_id": 0}
 _LLAMA_SEQUENCE = 2048
-_FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {"llama": {}, "qwen2": {"qkv_bias": True}, "qwen3": {"qk_norm": True}}
 
 
 def is_legacy(config: Config) -> bool:
@@ -87,7 +86,7 @@ def _folder(config: Config, given: dict[str, Any], report: Report) -> Path | Non
     """``pretrained_model_dir``; in a plan it may be missing."""
     if config.pretrained_model_dir:
         return existing(report, "pretrained_model_dir", config.pretrained_model_dir, flag="pretrained_model_dir")
-    if _awaits_folder(config, given, report):
+    if _awaits_folder(config, given, report) and not _is_whole(config, given):
         report.fill_in("pretrained_model_dir", "is not set: a Hugging Face folder describes the model")
     return None
 
@@ -98,7 +97,7 @@ def _awaits_folder(config: Config, given: dict[str, Any], report: Report) -> boo
     return report.planning and (config.pretrained_model_dir is not None or config.use_legacy is False or silent)
 
 
-def _family(config: Config) -> Family | None:
+def _family(config: Config) -> str | None:
     model = config.model.model_config
     return family_of(model.type, model.model_type, model.architectures, config.model.arch.type)
 
@@ -198,7 +197,7 @@ def _options(config: Config, given: dict[str, Any], sequence: int | None, report
         what = "type or model_type" if family is None else ", ".join(missing)
         text = f"does not describe a model: {what} is missing; or give pretrained_model_dir, a Hugging Face folder"
         raise report.failure(_MODEL, f"{text}. Supported: {SUPPORTED}")
-    values = (_LLAMA_TOKENS if is_legacy(config) else {}) | _FAMILY_DEFAULTS[family] | given
+    values = (_LLAMA_TOKENS if is_legacy(config) else {}) | dict(family_defaults(family)) | given
     values.setdefault("num_kv_heads", values["num_heads"])
     values.setdefault("intermediate_size", derived_intermediate_size(model, values["hidden_size"]))
     values.setdefault("max_positions", sequence)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TypeVar
 
-from runformer.config.problems import Report, nearest
+from runformer.config.plugin_sections import PluginSection, unknown_type
+from runformer.config.problems import Report
 from runformer.config.resolve_data import data_options
 from runformer.config.sections import Config
 from runformer.config.sections.training import (
@@ -24,6 +25,9 @@ from runformer.config.task import (
     ModelTask,
     OptimizerOptions,
     ParallelOptions,
+    PluginOptimizerOptions,
+    PluginOptions,
+    PluginScheduleOptions,
     SaveOptions,
     ScheduleOptions,
     TrainTask,
@@ -32,6 +36,10 @@ from runformer.config.task import (
 _DEFAULT_LEARNING_RATE = 5e-5  # of MindFormers' template
 _STEP_CLASSES = ("MFTrainOneStepCell", "TrainOneStepCell", "MFPipelineWithLossScaleCell")
 
+OPTIMIZERS = ("AdamW", "FusedAdamW", "FP32StateAdamWeightDecay", "AdamWeightDecay")
+# Those that take the moments without correction for their start from zero, and their own default of eps.
+_WITHOUT_CORRECTION = ("fp32stateadamweightdecay", "adamweightdecay")
+_EPS = {True: 1e-8, False: 1e-6}  # by bias correction
 SCHEDULES = (
     "ConstantWarmUpLR",
     "ConstantWithCoolDownLR",
@@ -43,7 +51,7 @@ SCHEDULES = (
     "CosineAnnealingLR",
     "CosineAnnealingWarmRestarts",
 )
-_SCHEDULE_ALIASES = {
+SCHEDULE_ALIASES = {
     "polynomial": "PolynomialWithWarmUpLR",
     "cosine": "CosineWithWarmUpLR",
     "linear": "LinearWithWarmUpLR",
@@ -76,6 +84,9 @@ def train_task(config: Config, model: ModelTask, parallel: ParallelOptions, repo
         max_grad_norm=wrapper.max_grad_norm if wrapper.use_clip_grad else None,
         save=_save(_last(config, CheckpointMonitor)),
         loss_line=LossLineOptions(line.per_print_times, running_mean=not runner.sink_mode),
+        callbacks=tuple(
+            PluginOptions(item.type, item.keys) for item in config.callbacks if isinstance(item, PluginSection)
+        ),
     )
 
 
@@ -107,7 +118,7 @@ def _last(config: Config, kind: type[MonitorT]) -> MonitorT | None:
 
 def _note_other_callbacks(config: Config, report: Report) -> None:
     for index, item in enumerate(config.callbacks):
-        reason = OTHER_CALLBACKS.get(item.type or "")
+        reason = OTHER_CALLBACKS.get(item.type or "") if isinstance(item, Callback) else None
         if reason is not None:
             report.no_effect(f"callbacks[{index}] {item.type}", reason)
 
@@ -122,9 +133,14 @@ def _save(monitor: CheckpointMonitor | None) -> SaveOptions | None:
     )
 
 
-def _optimizer(optimizer: Optimizer, report: Report) -> OptimizerOptions:
-    if (optimizer.type or "AdamW").lower() != "adamw":
-        report.error("optimizer.type", f"is {optimizer.type!r}; supported: AdamW")
+def _optimizer(optimizer: Optimizer | PluginSection, report: Report) -> OptimizerOptions | PluginOptimizerOptions:
+    if isinstance(optimizer, PluginSection):
+        if report.planning:
+            report.notice(f"optimizer {optimizer.type}: its memory is planned as if it were AdamW's")
+        return PluginOptimizerOptions(optimizer.type, optimizer.keys, optimizer.own.get("weight_decay", 0.0))
+    kind = (optimizer.type or "AdamW").lower()
+    if kind not in map(str.lower, OPTIMIZERS):
+        report.error("optimizer.type", unknown_type("optimizer", optimizer.type or "", OPTIMIZERS))
     betas = optimizer.betas or [0.9, 0.999]
     if len(betas) != 2:
         report.error("optimizer.betas", f"must be two numbers, not {len(betas)}")
@@ -134,17 +150,20 @@ def _optimizer(optimizer: Optimizer, report: Report) -> OptimizerOptions:
     for name, beta in (("beta1" if optimizer.beta1 is not None else "betas", first), ("beta2", second)):
         if beta >= 1:
             report.error(f"optimizer.{name}", f"must be less than 1, not {beta}")
-    return OptimizerOptions((first, second), optimizer.eps, optimizer.weight_decay)
+    corrected = kind not in _WITHOUT_CORRECTION
+    eps = _EPS[corrected] if optimizer.eps is None else optimizer.eps
+    return OptimizerOptions((first, second), eps, optimizer.weight_decay, corrected)
 
 
-def _schedule(config: Config, report: Report) -> ScheduleOptions:
+def _schedule(config: Config, report: Report) -> ScheduleOptions | PluginScheduleOptions:
     schedule = config.lr_schedule
-    kind = _SCHEDULE_ALIASES.get(schedule.type or "", schedule.type)
+    if isinstance(schedule, PluginSection):
+        return PluginScheduleOptions(schedule.type, schedule.keys, _total_steps(schedule, report))
+    kind = SCHEDULE_ALIASES.get(schedule.type or "", schedule.type)
+    if kind is None:
+        raise report.failure("lr_schedule.type", f"is not set. Supported: {', '.join(SCHEDULES)}")
     if kind not in SCHEDULES:
-        near = nearest(schedule.type or "", SCHEDULES)
-        named = "is not set" if schedule.type is None else f"is {schedule.type!r}"
-        suggestion = f"; did you mean {near!r}?" if near else ""
-        raise report.failure("lr_schedule.type", f"{named}{suggestion} Supported: {', '.join(SCHEDULES)}")
+        raise report.failure("lr_schedule.type", unknown_type("schedule", kind, SCHEDULES))
     parameters = {
         item.name: float(value)
         for item in fields(LrSchedule)
@@ -157,9 +176,18 @@ def _schedule(config: Config, report: Report) -> ScheduleOptions:
     return ScheduleOptions(kind, parameters)
 
 
+def _total_steps(schedule: PluginSection, report: Report) -> int | None:
+    steps = schedule.own.get("total_steps", -1)
+    if steps != -1 and (steps < 1 or steps != int(steps)):
+        report.error("lr_schedule.total_steps", f"must be a whole number of steps, or -1 for those of the run: {steps}")
+    return None if steps == -1 else int(steps)
+
+
 def _learning_rate(config: Config, report: Report) -> float:
-    if config.optimizer.learning_rate is not None:
-        return config.optimizer.learning_rate
+    optimizer = config.optimizer
+    rate = optimizer.own.get("learning_rate") if isinstance(optimizer, PluginSection) else optimizer.learning_rate
+    if rate is not None:
+        return rate
     report.notice(
         f"neither lr_schedule nor optimizer gives a learning rate: {_DEFAULT_LEARNING_RATE}, as in MindFormers"
     )

@@ -7,6 +7,8 @@ A section of the YAML is a dataclass; each field is declared with one of
 - ``refused``: only "off" values are accepted, for the reason given;
 - ``group``: the key holds a section of its own.
 
+Keys that only others have, of which nothing is kept, stand in a table ``OTHERS`` of the dataclass instead.
+
 Unknown keys, wrong types and values out of bounds are all gathered in a ``Report``.
 """
 
@@ -20,8 +22,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeVar
 
+from runformer.config.plugin_sections import PluginSection, read_plugin
 from runformer.config.problems import Report, nearest, suggestion
 from runformer.config.yaml_file import Entry, Node
+from runformer.plugins.registry import REGISTRY, Kind
 
 T = TypeVar("T")
 
@@ -40,8 +44,8 @@ class Key:
 
     ``about`` is the Task field for ``sets``, otherwise the reason. ``least`` and ``most`` are inclusive bounds,
     ``above`` an exclusive one; a number must be finite unless ``most`` is infinite. ``variants`` maps the ``type``
-    of a list's items to their dataclasses. ``accepted`` values of a key that is refused pass, and those of a key
-    without effect are not worth a word.
+    of a list's items to their dataclasses. ``plugin`` is the kind of plug-in that a ``type`` may also name.
+    ``accepted`` values of a key that is refused pass, and those of a key without effect are not worth a word.
     """
 
     role: Role
@@ -55,6 +59,7 @@ class Key:
     open: bool = False
     modes: tuple[Mode, ...] = ("train", "eval", "predict")
     variants: Mapping[str, type] | None = None
+    plugin: Kind | None = None
     accepted: tuple[object, ...] = ()
 
 
@@ -80,12 +85,13 @@ def group(meaning: str, default_factory: Callable[[], Any], **limits: Any) -> An
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One field of a section as the reader needs it."""
+    """One key of a section as the reader needs it. One of ``OTHERS`` has no field, so its value is not kept."""
 
     name: str
     hint: Any
     key: Key
     default: Any
+    has_field: bool = True
 
 
 @functools.cache
@@ -96,7 +102,8 @@ def slots_of(section: type) -> Mapping[str, Slot]:
     for item in fields(section):
         slot = Slot(item.name, hints[item.name], item.metadata["key"], item.default)
         result.update(dict.fromkeys((item.name, *slot.key.aliases), slot))
-    return result
+    others: Mapping[str, Key] = getattr(section, "OTHERS", {})
+    return result | {name: Slot(name, Any, key, None, has_field=False) for name, key in others.items()}
 
 
 def meanings_of(section: type) -> dict[str, str]:
@@ -164,7 +171,8 @@ def describe(hint: Any) -> str:
     if hint is Any:
         return "anything"
     if isinstance(hint, types.UnionType):
-        return " or ".join(describe(member) for member in _members(hint) if member is not types.NoneType)
+        words = (describe(member) for member in _members(hint) if member is not types.NoneType)
+        return " or ".join(dict.fromkeys(words))
     if typing.get_origin(hint) is list:
         return f"a list, each item {describe(typing.get_args(hint)[0])}"
     if is_dataclass(hint) or typing.get_origin(hint) is dict:
@@ -243,11 +251,13 @@ class Reader:
 
     def _read(self, values: dict[str, Any], slot: Slot, node: Node, path: str, quiet: bool) -> None:
         if not _accepts(slot.hint, node):
-            self.report.error(path, f"must be {describe(slot.hint)}, not {spell(node)}")
+            near = nearest(str(node.value), ("True", "False")) if slot.hint is bool else None
+            suggested = f"; did you mean {near}?" if near else ""
+            self.report.error(path, f"must be {describe(slot.hint)}, not {spell(node)}{suggested}")
             return
         quiet = quiet or self.modes.isdisjoint(slot.key.modes)
         value = self._value(slot, slot.hint, node, path, quiet)
-        if self._within_limits(slot.key, value, path):
+        if self._within_limits(slot.key, value, path) and slot.has_field:
             values[slot.name] = value
         if slot.key.role == "no effect" and value not in (*_OFF, *slot.key.accepted) and not quiet:
             self.report.no_effect(path, slot.key.about)
@@ -259,17 +269,28 @@ class Reader:
             hint = next(member for member in _members(hint) if _accepts(member, node))
         if is_dataclass(hint):
             section: type = hint  # type: ignore[assignment]
-            return self.section(section, node, f"{path}.", open_=slot.key.open, quiet=quiet)
-        if slot.key.variants:
-            assert isinstance(node.value, list)
-            items = (self._variant(slot, item, f"{path}[{index}]", quiet) for index, item in enumerate(node.value))
+            plugin = self._plugin(slot.key, node, path)
+            return plugin or self.section(section, node, f"{path}.", open_=slot.key.open, quiet=quiet)
+        if isinstance(node.value, list) and (slot.key.variants or slot.key.plugin):
+            others = section_in(*typing.get_args(hint))
+            numbered = enumerate(node.value)
+            items = (self._variant(slot.key, others, item, f"{path}[{index}]", quiet) for index, item in numbered)
             return [item for item in items if item is not None]
         if hint in (int, float):
             return hint(node.value)
         return node.text if hint is str and not isinstance(node.value, str) else plain(node)
 
-    def _variant(self, slot: Slot, node: Node, path: str, quiet: bool) -> Any:
-        """One item of a list whose dataclass its ``type`` names."""
+    def _plugin(self, key: Key, node: Node, path: str) -> PluginSection | None:
+        """A section whose ``type`` names a plug-in; None for any other."""
+        if key.plugin is None:
+            return None
+        assert isinstance(node.value, dict)
+        values = plain(node)
+        plugin = REGISTRY.find(key.plugin, values.get("type"))
+        return None if plugin is None else read_plugin(plugin, node.value, values, path, self.report)
+
+    def _variant(self, key: Key, others: type | None, node: Node, path: str, quiet: bool) -> Any:
+        """One item of a list, whose ``type`` names its dataclass; ``others`` where no names are known."""
         assert isinstance(node.value, dict)
         self.report.record(path, path, node.place)
         kind = node.value.get("type")
@@ -277,14 +298,17 @@ class Reader:
         if not isinstance(name, str):
             self.report.error(path, "needs a 'type'")
             return None
-        variants = slot.key.variants or {}
-        section = variants.get(name)
+        plugin = self._plugin(key, node, path)
+        if plugin is not None:
+            return plugin
+        section = others if key.variants is None else key.variants.get(name)
         if section is None:
-            near = nearest(name, variants)
-            text = f"is {name!r}, which is not known" + (f": did you mean {near!r}?" if near else "")
-            self.report.error(f"{path}.type", text, kind.node.place if kind else None)
+            near = nearest(name, (*(key.variants or {}), *(REGISTRY.of_kind(key.plugin) if key.plugin else ())))
+            text = f": did you mean {near!r}?" if near else "; plug-ins are found in the folder of --register_path"
+            place = kind.node.place if kind else None
+            self.report.error(f"{path}.type", f"is {name!r}, which is not known{text}", place)
             return None
-        known_by_name_only = slots_of(section).keys() == {"type"}
+        known_by_name_only = slots_of(section).keys() <= {"type", "auto_register"}
         return self.section(section, node, f"{path}.", open_=known_by_name_only, quiet=quiet)
 
     def _within_limits(self, key: Key, value: Any, path: str) -> bool:

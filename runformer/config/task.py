@@ -118,12 +118,21 @@ class LoadOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class PluginOptions:
+    """A part of a run that a plug-in makes: the name it is registered under, and the arguments that it is given."""
+
+    kind: str
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class DataOptions:
     """One dataset of token rows.
 
     ``columns`` are those of the file, in the order (tokens, labels, ignored…). With ``already_shifted``
     rows have ``sequence_length`` tokens and labels are the next tokens; otherwise rows have one more,
-    inputs are ``[:-1]`` and labels ``[1:]``.
+    inputs are ``[:-1]`` and labels ``[1:]``. With ``handlers`` a row is what these plug-ins, one after the other, make
+    of a record, and ``columns`` are those of the last one.
     """
 
     paths: tuple[Path, ...]
@@ -135,14 +144,24 @@ class DataOptions:
     already_shifted: bool = False
     pad_token_id: int | None = None
     ignore_token_id: int = -100
+    section: str = "train_dataset"  # of the task file, for messages
+    handlers: tuple[PluginOptions, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class OptimizerOptions:
-    """AdamW with decoupled weight decay (arXiv:1711.05101)."""
+    """AdamW with decoupled weight decay (arXiv:1711.05101); without ``bias_correction`` moments count as they are."""
 
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+    weight_decay: float = 0.0
+    bias_correction: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class PluginOptimizerOptions(PluginOptions):
+    """An optimizer of a plug-in. ``weight_decay`` is that of matrices; biases and norms have none."""
+
     weight_decay: float = 0.0
 
 
@@ -155,6 +174,13 @@ class ScheduleOptions:
 
     kind: str
     parameters: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class PluginScheduleOptions(PluginOptions):
+    """A learning-rate curve of a plug-in. ``total_steps`` None: those of the run."""
+
+    total_steps: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,12 +226,13 @@ class TrainTask:
     epochs: int
     batch_size: int
     accumulation_steps: int
-    optimizer: OptimizerOptions
-    schedule: ScheduleOptions
+    optimizer: OptimizerOptions | PluginOptimizerOptions
+    schedule: ScheduleOptions | PluginScheduleOptions
     loss_scale: LossScaleOptions
     max_grad_norm: float | None
     save: SaveOptions | None
     loss_line: LossLineOptions = LossLineOptions()
+    callbacks: tuple[PluginOptions, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +327,7 @@ class Task:
     ``evaluation`` is set by itself when evaluating, and beside ``train`` where the run evaluates in between.
     ``compile``: ``never``, ``accelerator`` (only there) or ``always``. ``notices`` tell the user what
     was read differently from how it is written, and which keys mean nothing here; ``without_effect`` has the latter
-    as reason → keys.
+    as reason → keys. ``plugins`` are the files whose code was run for it.
 
     With ``dry_run`` the run is only planned; ``to_fill_in`` are keys whose paths are missing so far, with what they
     say now, and the parts of the task that they lead to are absent.
@@ -321,6 +348,7 @@ class Task:
     parallel: ParallelOptions = ParallelOptions()
     notices: tuple[str, ...] = ()
     without_effect: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    plugins: tuple[str, ...] = ()
     dry_run: bool = False
     to_fill_in: Mapping[str, str] = field(default_factory=dict)
 

@@ -81,7 +81,7 @@ def _integer(digits: str) -> int:
 
 def parse_value(text: str, place: Place) -> Node:
     """A value of the command line: lists and mappings in YAML's ``[a, b]`` and ``{a: b}`` form, else one word."""
-    if text.startswith(("[", "{", '"', "'")):
+    if text.startswith(("[", "{", '"', "'")) and not yaml.reader.Reader.NON_PRINTABLE.search(text):
         try:
             node = _Builder(text, place).document()
         except ConfigError:

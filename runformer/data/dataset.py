@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from runformer.config.task import DataOptions
 from runformer.data import IGNORED
 from runformer.data.batch import TokenBatch
+from runformer.data.handlers import HandledReader
 from runformer.data.mindrecord import MindRecordReader
 from runformer.data.mindrecord.schema import Schema
 from runformer.errors import ConfigError, DataError
@@ -42,19 +43,22 @@ class TokenDataset:
         vocab_size: token ids are less than this.
 
     Raises:
-        DataError: a file is not there or damaged, lacks a column, or holds no record.
+        DataError: a file is not there or damaged, lacks a column, or holds no record; a data handler fails.
         ConfigError: rows are already shifted, but there is no column for their labels.
     """
 
     def __init__(self, options: DataOptions, sequence_length: int | None, vocab_size: int) -> None:
         if options.already_shifted and len(options.columns) < 2:
             message = "rows that are already shifted need a column of labels, but only tokens are read"
-            raise ConfigError(message, hint="name it in train_dataset.input_columns, or unset input_sliced_sig")
+            raise ConfigError(message, hint=f"name it in {options.section}.input_columns, or unset input_sliced_sig")
         self._options = options
         self._vocab_size = vocab_size
-        self._reader = _open(options.paths)
+        reader = _open(options.paths)
+        self._stored = len(reader)
         self._name = ", ".join(map(str, options.paths))
-        _check_columns(self._reader.schema, options.columns, self._name)
+        if not options.handlers:  # which may add columns
+            _check_columns(reader.schema, options, self._name)
+        self._reader = HandledReader(reader, options.handlers, options.section) if options.handlers else reader
         self._columns = options.columns[:2]
         if len(self) == 0:
             raise DataError(f"{self._name} holds no records")
@@ -62,13 +66,17 @@ class TokenDataset:
         self.sequence_length = self._first_length() if sequence_length is None else sequence_length
 
     def __len__(self) -> int:
-        available = len(self._reader)
-        return available if self._options.num_samples is None else min(available, self._options.num_samples)
+        return self._stored if self._options.num_samples is None else min(self._stored, self._options.num_samples)
 
     @property
     def name(self) -> str:
         """The files, for messages."""
         return self._name
+
+    @property
+    def section(self) -> str:
+        """The section of the task file that names it, for messages."""
+        return self._options.section
 
     def rows(self, samples: Sequence[int] | Ids) -> TokenBatch:
         """The batch of these samples (numbers from 0 in file order), in this order.
@@ -157,12 +165,12 @@ def _open(paths: Sequence[Path]) -> MindRecordReader:
     return MindRecordReader(files)
 
 
-def _check_columns(schema: Schema, columns: Sequence[str], name: str) -> None:
-    for column in columns:
+def _check_columns(schema: Schema, options: DataOptions, name: str) -> None:
+    for column in options.columns:
         if column not in schema:
             nearest = get_close_matches(column, schema, n=1, cutoff=0.0)[0]
-            hint = f"did you mean {nearest!r}? train_dataset.input_columns names the columns to read"
+            hint = f"did you mean {nearest!r}? {options.section}.input_columns names the columns to read"
             raise DataError(f"{name} has no column {column!r}; it has {', '.join(schema)}", hint=hint)
-    for column in columns[:2]:
+    for column in options.columns[:2]:
         if not (schema[column].is_integer_array and len(schema[column].shape or ()) == 1):
             raise DataError(f"column {column!r} of {name} does not hold rows of int32 or int64 token ids")

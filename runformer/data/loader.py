@@ -44,7 +44,9 @@ class BatchLoader:
         self.samples_per_epoch = full_batches * batch_size if drop_remainder else samples
         if self.steps_per_epoch == 0:
             message = f"{dataset.name} holds {samples} samples, fewer than the {batch_size} of one batch"
-            raise DataError(message, hint="lower runner_config.batch_size, or train on more data")
+            owner = "runner_config" if dataset.section == "train_dataset" else dataset.section
+            hint = f"lower {owner}.batch_size, use more data, or set {dataset.section}.drop_remainder to False"
+            raise DataError(message, hint=hint)
 
     def batches(self, start_sample: int = 0) -> BatchStream:
         """All batches from the cursor ``start_sample`` on, epoch after epoch without end."""

@@ -12,8 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from runformer.config.families import check_options
 from runformer.config.task import ModelOptions, ModelTask, RopeScaling
 from runformer.errors import ConfigError
+from runformer.plugins.failures import blaming
+from runformer.plugins.registry import REGISTRY, Registration
 
 Config = Mapping[str, Any]
 
@@ -95,18 +98,32 @@ def options_from_config(config: Config, where: str) -> ModelOptions:
         "eos_token_ids": _ids(config.get("eos_token_id")),
         "pad_token_id": config.get("pad_token_id"),
     }
-    return ModelOptions(**(options | FAMILIES[family](config)))
+    return ModelOptions(**(options | family(config)))
 
 
-def _family(config: Config, where: str) -> str:
+def _family(config: Config, where: str) -> Callable[[Config], dict[str, Any]]:
+    """What the family of a configuration adds to the common options."""
     family = str(config.get("model_type", ""))
+    plugins = REGISTRY.of_kind("model_family")
     if family in FAMILIES:
-        return family
-    near = difflib.get_close_matches(family, FAMILIES, n=1)
+        return FAMILIES[family]
+    if family in plugins:
+        return lambda config: _plugin_options(plugins[family], config, where)
+    near = difflib.get_close_matches(family, (*FAMILIES, *plugins), n=1)
     raise ConfigError(
         f"{where}: model_type {family!r} is not supported" + (f" (did you mean {near[0]!r}?)" if near else ""),
-        hint=f"supported: {', '.join(sorted(FAMILIES))} (Llama 2/3, SmolLM2, Qwen2/2.5, Qwen3 dense)",
+        hint=f"supported: {', '.join(sorted(FAMILIES))} (Llama 2/3, SmolLM2, Qwen2/2.5, Qwen3 dense), "
+        "and families of plug-ins (--register_path)",
     )
+
+
+def _plugin_options(plugin: Registration, config: Config, where: str) -> dict[str, Any]:
+    family, further = plugin.target, {}
+    if family.from_config is not None:
+        with blaming(plugin, ConfigError, where):
+            further = dict(family.from_config(config))
+    check_options(plugin, further)
+    return {**family.options, **further}
 
 
 def _refuse_variants(config: Config, where: str) -> None:

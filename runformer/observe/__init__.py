@@ -1,5 +1,6 @@
 """What a run tells: log files and console lines, training.jsonl, the progress bar, hardware figures."""
 
+from runformer.observe.evaluation import EvaluationRow, append_row
 from runformer.observe.log import close_logging, setup_logging
 from runformer.observe.loss_line import EpochMean, LossRecord, format_loss_line, format_progress_line
 from runformer.observe.metrics import MetricsWriter, StepRow, parse_row, read_rows
@@ -8,10 +9,12 @@ from runformer.observe.utilization import flops_per_token, model_flops_utilizati
 
 __all__ = [
     "EpochMean",
+    "EvaluationRow",
     "LossRecord",
     "MetricsWriter",
     "Progress",
     "StepRow",
+    "append_row",
     "close_logging",
     "flops_per_token",
     "format_loss_line",

@@ -7,11 +7,11 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from runformer.errors import RunformerError, TrainingError
 
@@ -69,7 +69,7 @@ class StepRow:
 
 
 _FIELDS = tuple(field.name for field in fields(StepRow))
-_WHOLE = frozenset({"step", "epoch", "tokens", "peak_memory_bytes"})
+_WHOLE = frozenset({"step", "epoch", "tokens", "samples", "peak_memory_bytes"})
 _NULLABLE = frozenset({"grad_norm", "mfu"})
 
 
@@ -79,19 +79,28 @@ def parse_row(text: str | bytes) -> StepRow:
     Raises:
         ValueError: it is not JSON, or a key is missing or of another type.
     """
+    return StepRow(**read_values(text, _FIELDS, _NULLABLE))
+
+
+def read_values(text: str | bytes, keys: Collection[str], nullable: Collection[str]) -> dict[str, Any]:
+    """The numbers under ``keys`` of a line of JSON; those of ``nullable`` may be None.
+
+    Raises:
+        ValueError: it is not JSON, or a key is missing or of another type.
+    """
     values = json.loads(text)
     if not isinstance(values, dict):
         raise ValueError("not an object")
-    for key in _FIELDS:
-        _check_value(key, values)
-    return StepRow(**{key: values[key] for key in _FIELDS})
+    for key in keys:
+        _check_value(key, values, nullable)
+    return {key: values[key] for key in keys}
 
 
-def _check_value(key: str, values: dict[str, Any]) -> None:
+def _check_value(key: str, values: dict[str, Any], nullable: Collection[str]) -> None:
     if key not in values:
         raise ValueError(f"no key {key}")
     value = values[key]
-    if value is None and key in _NULLABLE:
+    if value is None and key in nullable:
         return
     kind = int if key in _WHOLE else int | float
     if isinstance(value, bool) or not isinstance(value, kind) or not _is_finite(value):
@@ -133,20 +142,31 @@ def _parse_line(path: Path, number: int, line: bytes) -> StepRow:
         raise RunformerError(f"{path}, line {number}: not a row of training metrics ({error})", hint=hint) from error
 
 
-def _end_of_rows(tail: bytes) -> int:
+class Row(Protocol):
+    """One line of a file of figures."""
+
+    def to_json(self) -> str:
+        """It, without its newline."""
+
+
+Parser = Callable[[bytes], Row]
+"""Reads one line; a ValueError says that it is no row."""
+
+
+def _end_of_rows(tail: bytes, parse: Parser) -> int:
     """Where the whole rows at the end of a file stop; what follows is a row that a crash cut off.
 
     Raises:
         ValueError: what follows, or the line before it, is nothing that a writer of rows leaves.
     """
     end = tail.rfind(b"\n") + 1
-    if end and end == len(tail) and not _is_row(_last_line(tail)):
+    if end and end == len(tail) and not _is_row(_last_line(tail), parse):
         end = tail.rfind(b"\n", 0, end - 1) + 1
     # Some file systems fill with zero bytes what did not reach the disk.
     if not tail[end:].startswith((b"{", b"\0")) and end < len(tail):
-        raise ValueError("its end is not a row of training metrics")
-    if end and not _is_row(_last_line(tail[:end])):
-        raise ValueError("its last lines are not rows of training metrics")
+        raise ValueError("its end is not a row of figures")
+    if end and not _is_row(_last_line(tail[:end]), parse):
+        raise ValueError("its last lines are not rows of figures")
     return end
 
 
@@ -154,28 +174,28 @@ def _last_line(lines: bytes) -> bytes:
     return lines[lines.rfind(b"\n", 0, -1) + 1 :]
 
 
-def _is_row(line: bytes) -> bool:
+def _is_row(line: bytes, parse: Parser) -> bool:
     try:
-        parse_row(line)
+        parse(line)
     except ValueError:
         return False
     return True
 
 
-def _open_repaired(path: Path) -> io.FileIO:
+def _open_repaired(path: Path, parse: Parser) -> io.FileIO:
     # Unbuffered: a row has reached the operating system when write() returns, whatever happens to us after.
     file = io.FileIO(path, "ab+")
     try:
         start = max(0, file.seek(0, os.SEEK_END) - _LONGEST_ROW)
         file.seek(start)
-        end = _end_of_rows(file.readall())
+        end = _end_of_rows(file.readall(), parse)
         if start and not end:
             raise ValueError("its last line is too long")
         file.truncate(start + end)
     except ValueError as error:
         file.close()
         hint = "move it away, or choose another --output_dir"
-        raise RunformerError(f"{path} is not the training.jsonl of a run: {error}", hint=hint) from error
+        raise RunformerError(f"{path} is not the {path.name} of a run: {error}", hint=hint) from error
     return file
 
 
@@ -184,20 +204,21 @@ class MetricsWriter:
 
     Args:
         path: the file; it and its folder are made where they are missing.
+        parse: how a line of the file is read, where it is one of other rows.
 
     Raises:
         RunformerError: the file cannot be opened, or what stands in it is something else.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, parse: Parser = parse_row) -> None:
         self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = _open_repaired(path)
+            self._file = _open_repaired(path, parse)
         except OSError as error:
             raise self._error(error) from error
 
-    def write(self, row: StepRow) -> None:
+    def write(self, row: Row) -> None:
         """Append one row and hand it to the operating system; all of it, or nothing.
 
         Raises:

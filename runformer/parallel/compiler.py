@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import sys
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -32,6 +34,14 @@ def can_compile(device: torch.device) -> bool:
         logger.warning("running eagerly, since torch.compile does not work here: %s", reason)
         return False
     return True
+
+
+def eagerly() -> AbstractContextManager[object]:
+    """In it what was compiled runs eagerly, and the compiler remembers nothing of the shapes that it sees."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing the compiler takes a second
+        return nullcontext()
+    stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 def _add_one(x: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,7 @@ from runformer.models.decoder import TORCH_DTYPES, CausalLM
 from runformer.models.lora import add_lora
 from runformer.train.loss import chunk_elements
 
-_MOMENTS = 2  # AdamW's
+_MOMENT_BYTES = 8  # of AdamW, for a number that is trained: two of float32
 
 
 def training_memory(
@@ -51,7 +51,7 @@ def training_memory(
     kept = twice - once
     in_flight = min(parallel.pipeline, train.accumulation_steps)  # micro-batches that the first stage has begun
     trainable = layer["trainable"] * layers + ends["trainable"]
-    moments = _MOMENTS * trainable
+    moments = _MOMENT_BYTES * (layer["trained numbers"] * layers + ends["trained numbers"])
     return {
         "weights": layer["all"] * layers + ends["all"],
         "gradients": trainable,
@@ -117,9 +117,13 @@ def _ends(part: CausalLM, parallel: ParallelOptions) -> nn.ModuleList:
 
 
 def _parameters(module: nn.Module) -> dict[str, int]:
-    """Bytes of all parameters, and of those that are trained."""
-    sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in module.parameters()]
-    return {"all": sum(size for size, _ in sizes), "trainable": sum(size for size, trained in sizes if trained)}
+    """Bytes of all parameters, bytes of those that are trained, and how many numbers those are."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return {
+        "all": sum(parameter.numel() * parameter.element_size() for parameter in module.parameters()),
+        "trainable": sum(parameter.numel() * parameter.element_size() for parameter in trained),
+        "trained numbers": sum(parameter.numel() for parameter in trained),
+    }
 
 
 def _saved_by_layer(part: CausalLM, rows: int, length: int, parallel: ParallelOptions) -> int:

@@ -106,6 +106,6 @@ def _outputs(task: Task, train: TrainTask, model: CausalLM, run: RunPlan | None)
 
 
 def _checkpoint_bytes(model: CausalLM) -> int:
-    """All weights, and two moments of those that are trained."""
-    sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in model.parameters()]
-    return sum(size * (3 if trained else 1) for size, trained in sizes)
+    """All weights, and two float32 moments of those that are trained."""
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    return weights + 8 * sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

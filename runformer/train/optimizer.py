@@ -1,8 +1,11 @@
-"""AdamW over a model's trainable parameters, its state by parameter name, and the gradient norm."""
+"""Optimizers over a model's trainable parameters, their state by parameter name, and the gradient norm."""
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,24 +17,26 @@ from runformer.errors import CheckpointError
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """PyTorch's names of Adam's first and second moment; a checkpoint holds ``<moment>.<parameter name>``."""
 
+_NO_NOTES: Mapping[str, Any] = {}
 
-class NamedAdamW:
-    """PyTorch's fused AdamW (arXiv:1711.05101). Decay skips biases and 1-D parameters (norms).
 
-    It calls PyTorch's functional form: the optimizer classes import the compiler when they are made, which would
-    add a second to the start of every run, and keep their state by position instead of by name.
+class NamedOptimizer(ABC):
+    """What a training step and a checkpoint need of an optimizer.
+
+    Attributes:
+        parameters: the trainable ones by name.
+        updates: how many updates were made.
     """
 
-    def __init__(self, model: nn.Module, options: OptimizerOptions) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.updates = 0
-        self._options = options
-        # Made at once: a run too large for the memory then fails in its first step, not in its second.
-        self._moments = {
-            f"{moment}.{name}": torch.zeros_like(parameter, requires_grad=False)
-            for moment in MOMENTS
-            for name, parameter in self.parameters.items()
-        }
+
+    def decay_groups(self, decay: float) -> list[tuple[list[str], float]]:
+        """The parameters' names with their weight decay: ``decay`` for all but biases and 1-D ones (norms)."""
+        decayed = [name for name, p in self.parameters.items() if p.ndim > 1 and not name.endswith(".bias")]
+        others = [name for name in self.parameters if name not in set(decayed)]
+        return [(names, rate) for names, rate in ((decayed, decay), (others, 0.0)) if names]
 
     def gradient_norm(self) -> float:
         """The joint L2 norm of all gradients."""
@@ -49,25 +54,81 @@ class NamedAdamW:
     def _gradients(self) -> list[Tensor]:
         return [p.grad for p in self.parameters.values() if p.grad is not None]
 
+    def zero_grad(self) -> None:
+        """Drop all gradients, and their memory."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    @abstractmethod
+    def update(self, learning_rate: float) -> None:
+        """One step, from the gradients that the parameters hold."""
+
+    @abstractmethod
+    def state(self) -> Mapping[str, Tensor]:
+        """The tensors to save, ``<key>.<parameter name>``; empty before the first update."""
+
+    def notes(self) -> Mapping[str, Any]:
+        """The rest to save, as JSON can hold it; empty for AdamW."""
+        return {}
+
+    @abstractmethod
+    def load_state(self, tensors: Mapping[str, Tensor], updates: int, notes: Mapping[str, Any]) -> None:
+        """Take over a saved state and the number of updates that made it.
+
+        Args:
+            tensors: those of ``state()`` (they are copied), among others.
+            updates: how many updates made them.
+            notes: those of ``notes()``.
+
+        Raises:
+            CheckpointError: the state is another optimizer's or another model's.
+        """
+
+
+class NamedAdamW(NamedOptimizer):
+    """PyTorch's fused AdamW (arXiv:1711.05101). Decay skips biases and 1-D parameters (norms).
+
+    Moments are float32, and so is the arithmetic, whatever the dtype of a parameter: the second moment of small
+    gradients is zero in float16. The original does the same.
+
+    It calls PyTorch's functional form: the optimizer classes import the compiler when they are made, which would
+    add a second to the start of every run, and keep their state by position instead of by name.
+    """
+
+    def __init__(self, model: nn.Module, options: OptimizerOptions) -> None:
+        super().__init__(model)
+        self._options = options
+        # Made at once: a run too large for the memory then fails in its first step, not in its second.
+        self._moments = {
+            f"{moment}.{name}": torch.zeros_like(parameter, dtype=torch.float32, requires_grad=False)
+            for moment in MOMENTS
+            for name, parameter in self.parameters.items()
+        }
+
     @torch.no_grad()
     def update(self, learning_rate: float) -> None:
         """One step of AdamW, from the gradients that the parameters hold."""
-        decayed = [name for name, p in self.parameters.items() if p.ndim > 1 and not name.endswith(".bias")]
-        others = [name for name in self.parameters if name not in set(decayed)]
-        for names, decay in ((decayed, self._options.weight_decay), (others, 0.0)):
-            if names:
-                self._update(names, learning_rate, decay)
+        for names, decay in self.decay_groups(self._options.weight_decay):
+            wide = [name for name in names if self.parameters[name].dtype == torch.float32]
+            if wide:
+                self._update(wide, [self.parameters[name] for name in wide], learning_rate, decay)
+            for name in (name for name in names if name not in wide):  # so one wide copy exists at a time
+                copy = self.parameters[name].detach().float()
+                self._update([name], [copy], learning_rate, decay)
+                self.parameters[name].copy_(copy)
         self.updates += 1
 
-    def _update(self, names: list[str], learning_rate: float, decay: float) -> None:
-        parameters = [self.parameters[name] for name in names]
-        gradients = [p.grad for p in parameters]
+    def _update(self, names: list[str], values: list[Tensor], learning_rate: float, decay: float) -> None:
+        """Update float32 ``values``, which are those of the named parameters."""
+        gradients = [self.parameters[name].grad for name in names]
         assert all(gradient is not None for gradient in gradients), "every trainable parameter takes part in the loss"
-        # The kernels count up a step of each parameter's own; ours are all the same.
-        step = torch.tensor(float(self.updates), device=parameters[0].device)
+        # The kernels count up a step of each parameter's own; ours are all the same. After infinitely many steps
+        # there is nothing left to correct.
+        done = float(self.updates) if self._options.bias_correction else math.inf
+        step = torch.tensor(done, device=values[0].device)
         adamw(
-            parameters,  # type: ignore[arg-type]
-            gradients,  # type: ignore[arg-type]
+            values,
+            [gradient.float() for gradient in gradients if gradient is not None],
             [self._moments[f"exp_avg.{name}"] for name in names],
             [self._moments[f"exp_avg_sq.{name}"] for name in names],
             [],
@@ -82,29 +143,39 @@ class NamedAdamW:
             maximize=False,
         )
 
-    def zero_grad(self) -> None:
-        """Drop all gradients, and their memory."""
-        for parameter in self.parameters.values():
-            parameter.grad = None
-
     def state(self) -> Mapping[str, Tensor]:
         """The moments, ``<moment>.<parameter name>``; empty before the first update."""
         return self._moments if self.updates else {}
 
-    def load_state(self, moments: Mapping[str, Tensor], updates: int) -> None:
+    def load_state(self, tensors: Mapping[str, Tensor], updates: int, notes: Mapping[str, Any] = _NO_NOTES) -> None:
         """Take over moments (copied) and the number of updates that made them.
 
         Raises:
             CheckpointError: a moment is missing or has another shape than its parameter.
         """
+        require_same_kind(notes, "AdamW")
         if updates == 0:
             return  # zeros, as they are
         for key, moment in self._moments.items():
-            if key not in moments:
+            if key not in tensors:
                 raise CheckpointError(f"optimizer state {key}: missing in the checkpoint")
-            if moments[key].shape != moment.shape:
-                shapes = f"{tuple(moments[key].shape)} in the checkpoint, {tuple(moment.shape)} in the model"
+            if tensors[key].shape != moment.shape:
+                shapes = f"{tuple(tensors[key].shape)} in the checkpoint, {tuple(moment.shape)} in the model"
                 raise CheckpointError(f"optimizer state {key}: shape {shapes}")
         for key, moment in self._moments.items():
-            moment.copy_(moments[key])
+            moment.copy_(tensors[key])
         self.updates = updates
+
+
+def require_same_kind(notes: Mapping[str, Any], kind: str) -> None:
+    """Refuse a state that another optimizer than ``kind`` has left.
+
+    Raises:
+        CheckpointError: naming both.
+    """
+    saved = notes.get("type", "AdamW")
+    if saved != kind:
+        raise CheckpointError(
+            f"the checkpoint is of a run with the optimizer {saved}, this run has {kind}",
+            hint=f"set optimizer.type to {saved}, or start a new run from these weights (without --resume_training)",
+        )

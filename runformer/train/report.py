@@ -52,7 +52,7 @@ class StepReporter:
 
     def report(
         self, position: TrainingPosition, result: StepResult, learning_rate: float, seconds: float, waited: float
-    ) -> None:
+    ) -> StepRow:
         """Tell about the step just done; ``seconds`` is its whole time, ``waited`` its wait for data."""
         row = self._row(position, result, learning_rate, seconds, waited)
         self._metrics.write(row)
@@ -62,6 +62,7 @@ class StepReporter:
             logger.info(format_loss_line(record))
             logger.info(format_progress_line(record))
         self._progress.advance(row.loss, row.tokens_per_second)
+        return row
 
     def _row(
         self, position: TrainingPosition, result: StepResult, learning_rate: float, seconds: float, waited: float

@@ -10,12 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runformer.checkpoint import CheckpointStore
-from runformer.config.task import SaveOptions, Task, TrainTask
+from runformer.config.task import PluginOptimizerOptions, SaveOptions, Task, TrainTask
 from runformer.data.loader import BatchLoader
-from runformer.observe import MetricsWriter, Progress, read_rows, setup_logging
+from runformer.models.decoder import CausalLM
+from runformer.observe import MetricsWriter, Progress, append_row, read_rows, setup_logging
+from runformer.parallel.compiler import eagerly
 from runformer.parallel.device import resolve_device
+from runformer.plugins import RunFacts
+from runformer.train.callbacks import Callbacks, step_facts
+from runformer.train.evaluate import Evaluator, evaluation_path
 from runformer.train.loss_scale import LossScaler
-from runformer.train.optimizer import NamedAdamW
+from runformer.train.optimizer import NamedAdamW, NamedOptimizer
 from runformer.train.report import StepReporter
 from runformer.train.schedule import make_schedule
 from runformer.train.setup import build_for_training, check_tokenizer, open_data
@@ -35,6 +40,8 @@ class TrainingRun:
     loader: BatchLoader
     schedule: Callable[[int], float]
     store: CheckpointStore | None
+    callbacks: Callbacks
+    evaluator: Evaluator | None
     position: TrainingPosition = field(default_factory=TrainingPosition)
 
     @property
@@ -46,6 +53,19 @@ class TrainingRun:
     def metrics_path(self) -> Path:
         """The run's ``training.jsonl``."""
         return self.task.output_dir / "training.jsonl"
+
+    @property
+    def facts(self) -> RunFacts:
+        """What callbacks are told before the first step."""
+        return RunFacts(
+            output_dir=self.task.output_dir,
+            epochs=self.options.epochs,
+            steps_per_epoch=self.loader.steps_per_epoch,
+            total_steps=self.total_steps,
+            steps_done=self.position.step,
+            batch_size=self.loader.batch_size,
+            parameters=sum(parameter.numel() for parameter in self.step.optimizer.parameters.values()),
+        )
 
 
 def train(task: Task) -> None:
@@ -69,20 +89,26 @@ def prepare(task: Task) -> TrainingRun:
     device = resolve_device(task.device)
     check_tokenizer(task)
     loader = open_data(task)
-    model = build_for_training(task, device)
-    optimizer = NamedAdamW(model, options.optimizer)
+    evaluator = None if task.evaluation is None else Evaluator(task)
+    schedule = make_schedule(options.schedule, steps_per_epoch=loader.steps_per_epoch, epochs=options.epochs)
+    callbacks = Callbacks(options.callbacks)
+    model, _ = build_for_training(task, device)
+    optimizer = make_optimizer(model, options, schedule)
     step = TrainStep(model, optimizer, LossScaler(options.loss_scale), options.max_grad_norm, task.seed)
-    run = TrainingRun(
-        task,
-        options,
-        step,
-        loader,
-        make_schedule(options.schedule, steps_per_epoch=loader.steps_per_epoch, epochs=options.epochs),
-        _store(task, options.save),
-    )
+    run = TrainingRun(task, options, step, loader, schedule, _store(task, options.save), callbacks, evaluator)
     if task.load.resume:
         run.position = resume(task, step, loader)
     return run
+
+
+def make_optimizer(model: CausalLM, options: TrainTask, schedule: Callable[[int], float]) -> NamedOptimizer:
+    """The optimizer of a run, before its first update."""
+    if not isinstance(options.optimizer, PluginOptimizerOptions):
+        return NamedAdamW(model, options.optimizer)
+    # Imported late: PyTorch's optimizer classes import its compiler, which takes a second.
+    from runformer.train.plugin_optimizer import NamedPluginOptimizer
+
+    return NamedPluginOptimizer(model, options.optimizer, schedule(0))
 
 
 def set_aside_earlier_run(output_dir: Path) -> None:
@@ -93,13 +119,13 @@ def set_aside_earlier_run(output_dir: Path) -> None:
         path.rename(destination)
     if moves:
         folder = next(iter(moves.values())).parent
-        logger.info("an earlier run's training.jsonl and checkpoints are now in %s", folder)
+        logger.info("an earlier run's rows and checkpoints are now in %s", folder)
 
 
 def earlier_files(output_dir: Path) -> dict[Path, Path]:
     """What an earlier run left in the way, and where it would be moved to."""
     number = next(n for n in itertools.count(1) if not (output_dir / f"run_{n}").exists())
-    paths = (output_dir / name for name in ("training.jsonl", "checkpoint"))
+    paths = (output_dir / name for name in ("training.jsonl", "evaluation.jsonl", "checkpoint"))
     return {path: output_dir / f"run_{number}" / path.name for path in paths if path.exists()}
 
 
@@ -108,7 +134,7 @@ def _store(task: Task, save: SaveOptions | None) -> CheckpointStore | None:
 
 
 def fit(run: TrainingRun) -> None:
-    """The loop: batch, step, report, save."""
+    """The loop: batch, step, report, save; it ends early where a callback says so."""
     position, loader = run.position, run.loader
     with (
         MetricsWriter(run.metrics_path) as metrics,
@@ -117,22 +143,31 @@ def fit(run: TrainingRun) -> None:
     ):
         reporter = StepReporter(run.task, run.step, run.loader, metrics, progress)
         reporter.recall(row for row in read_rows(run.metrics_path) if row.step <= position.step)
-        while position.step < run.total_steps:
+        run.callbacks.on_train_begin(run.facts)
+        stopping = False
+        while position.step < run.total_steps and not stopping:
             started = time.perf_counter()
             batch = next(batches)
             waited = time.perf_counter() - started
             learning_rate = run.schedule(run.step.optimizer.updates)
             result = run.step(position.step + 1, batch.split(run.options.batch_size), learning_rate)
             position.advance(len(batch), loader.steps_per_epoch)
-            reporter.report(position, result, learning_rate, time.perf_counter() - started, waited)
-            if _is_due(run):
+            row = reporter.report(position, result, learning_rate, time.perf_counter() - started, waited)
+            facts = step_facts(row, total_steps=run.total_steps, overflow=result.overflow)
+            stopping = run.callbacks.on_step_end(facts)
+            if run.evaluator is not None and run.evaluator.is_due(position, loader.steps_per_epoch):
+                with eagerly():  # graphs of its shapes would change those that training gets later
+                    evaluation = run.evaluator(run.step.model, row.step, row.epoch)
+                append_row(evaluation_path(run.task.output_dir), evaluation)
+            if _is_due(run, stopping=stopping):
                 metrics.sync()  # a step's row is on disk before its checkpoint is
                 save(run)
+        run.callbacks.on_train_end(facts)
 
 
-def _is_due(run: TrainingRun) -> bool:
+def _is_due(run: TrainingRun, *, stopping: bool) -> bool:
     saving, step = run.options.save, run.position.step
-    return saving is not None and (step % saving.every_steps == 0 or step == run.total_steps)
+    return saving is not None and (stopping or step % saving.every_steps == 0 or step == run.total_steps)
 
 
 def save(run: TrainingRun) -> None:

@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from runformer.config.task import ScheduleOptions
+from runformer.config.task import PluginScheduleOptions, ScheduleOptions
 from runformer.errors import ConfigError
+from runformer.train.plugin_schedule import make_plugin_schedule
 
 Curve = Callable[[int], np.float32]
 
@@ -27,12 +28,14 @@ _LARGEST = 1e30  # products of two parameters and a step still fit in float32
 _LENGTHS = frozenset({"total_steps", "warmup_steps", "warmup_epochs", "warmup_ratio", "decay_steps", "decay_ratio"})
 
 
-def make_schedule(options: ScheduleOptions, *, steps_per_epoch: int, epochs: int) -> Callable[[int], float]:
+def make_schedule(
+    options: ScheduleOptions | PluginScheduleOptions, *, steps_per_epoch: int, epochs: int
+) -> Callable[[int], float]:
     """The learning rate of each optimizer step of a run.
 
     Args:
-        options: the curve's MindFormers name and its parameters; parameters that it does not take are ignored,
-            as the original ignores them. Those it takes may be left out unless said otherwise:
+        options: a plug-in's curve, or the curve's MindFormers name and its parameters; parameters that it does not
+            take are ignored, as the original ignores them. Those it takes may be left out unless said otherwise:
 
             * ``learning_rate`` (required) after a warm-up from ``warmup_lr_init`` (0), whose length is
               ``warmup_ratio`` of the run, else ``warmup_epochs``, else ``warmup_steps``, else none;
@@ -42,11 +45,13 @@ def make_schedule(options: ScheduleOptions, *, steps_per_epoch: int, epochs: int
         epochs: passes over the data.
 
     Returns:
-        A function from the 0-based optimizer step to the learning rate, a float32 value.
+        A function from the 0-based optimizer step to the learning rate, a float32 value where the curve is built in.
 
     Raises:
         ConfigError: the curve is unknown, or a parameter is missing or out of range.
     """
+    if isinstance(options, PluginScheduleOptions):
+        return make_plugin_schedule(options, steps_per_epoch=steps_per_epoch, epochs=epochs)
     build = _CURVES.get(options.kind)
     if build is None:
         raise _unknown_kind(options.kind)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from runformer.checkpoint import find_weights, load_weights
+from runformer.checkpoint import WeightSource, find_weights, load_weights
 from runformer.config.task import Task
 from runformer.data.dataset import TokenDataset
 from runformer.data.loader import BatchLoader
@@ -48,8 +48,8 @@ def check_tokenizer(task: Task) -> None:
     tokenizer.require_fit(resolve_options(task.model).vocab_size)
 
 
-def build_for_training(task: Task, device: torch.device) -> CausalLM:
-    """The model with the weights that training starts from.
+def build_for_training(task: Task, device: torch.device) -> tuple[CausalLM, WeightSource | None]:
+    """The model with the weights that training or evaluation starts from, and where those were; None: random ones.
 
     Those are ``load_checkpoint``'s, else those of ``pretrained_model_dir``, else random. A run that resumes gets
     them from its checkpoint instead.
@@ -58,12 +58,12 @@ def build_for_training(task: Task, device: torch.device) -> CausalLM:
     path = None if task.load.resume else task.load.path or task.model.pretrained_dir
     if path is None or task.model.lora is not None:
         initialise(model, task.seed, adapters_only=path is not None)
-    if path is not None:
-        source = find_weights(replace(task.load, path=path), model.options)
+    source = None if path is None else find_weights(replace(task.load, path=path), model.options)
+    if source is not None:
         load_weights(source, dict(model.named_parameters()), tied=model.options.tie_embeddings)
     if should_compile(task, device):
         compile_layers(model)
-    return model.train()
+    return model.train(), source
 
 
 def compile_layers(model: CausalLM) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 from runformer.checkpoint import TrainingState, WeightSource, find_resume, load_weights
 from runformer.config.task import Task
@@ -31,7 +32,7 @@ class TrainingPosition:
 
 def capture(step: TrainStep, position: TrainingPosition, *, batch_size: int, seed: int) -> TrainingState:
     """Everything that the run needs to go on as if it had never stopped. Tensors are shared, not copied."""
-    common = {
+    common: dict[str, Any] = {
         "step": position.step,
         "epoch": position.epoch,
         "samples": position.samples,
@@ -40,6 +41,8 @@ def capture(step: TrainStep, position: TrainingPosition, *, batch_size: int, see
         "loss_scale": step.scaler.state_dict(),
         "seed": seed,
     }
+    if notes := step.optimizer.notes():
+        common["optimizer"] = notes
     model = {name: parameter.detach() for name, parameter in step.model.named_parameters()}
     return TrainingState(model, step.optimizer.state(), common)
 
@@ -48,13 +51,13 @@ def resume(task: Task, step: TrainStep, loader: BatchLoader) -> TrainingPosition
     """Take weights, optimizer, loss scale and position from the newest intact checkpoint.
 
     Raises:
-        CheckpointError: there is none, or it is of another model or another global batch size.
+        CheckpointError: there is none, or it is of another model, optimizer or global batch size.
     """
     source = find_resume(task.load, task.output_dir, step.model.options)
     load_weights(source, dict(step.model.named_parameters()), tied=step.model.options.tie_embeddings)
     position, updates = _position(source, loader)
-    step.optimizer.load_state(source.tensors, updates)
     assert source.common is not None, "find_resume gives training checkpoints"
+    step.optimizer.load_state(source.tensors, updates, source.common.get("optimizer", {}))
     if "loss_scale" in source.common:
         step.scaler.load_state_dict(source.common["loss_scale"])
     logger.info("resuming after step %d from %s", position.step, source.path)

@@ -16,7 +16,7 @@ from runformer.errors import TrainingError
 from runformer.models.decoder import CausalLM
 from runformer.train.loss import cross_entropy
 from runformer.train.loss_scale import LossScaler
-from runformer.train.optimizer import NamedAdamW
+from runformer.train.optimizer import NamedOptimizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class TrainStep:
     """Turns the micro-batches of one step into one update of the model."""
 
     def __init__(
-        self, model: CausalLM, optimizer: NamedAdamW, scaler: LossScaler, max_grad_norm: float | None, seed: int
+        self, model: CausalLM, optimizer: NamedOptimizer, scaler: LossScaler, max_grad_norm: float | None, seed: int
     ) -> None:
         self.model = model
         self.optimizer = optimizer

@@ -41,7 +41,7 @@ def test_every_file_is_planned_as_it_is(name: str, tmp_path: Path, capsys: pytes
     assert exit_code == 0, told.err
     assert files_in(tmp_path) == ["output/plan.json"]
     plan = json.loads((tmp_path / "output/plan.json").read_text())
-    assert plan["to_fill_in"]
+    assert plan["to_fill_in"] or "32b_4k" in name  # which describes its model, and names a loader that is not built
     assert all(key in told.out for key in plan["to_fill_in"])
     assert (plan["model"] is None) == ("pretrained_model_dir" in plan["to_fill_in"] and "32b_4k" not in name)
     sizes = plan["parallel"]

@@ -78,6 +78,8 @@ def test_each_serves_every_run_mode(recipe: str, mode: str) -> None:
     assert task.model.options is not None
     assert parameters(task.model.options) == PARAMETERS[model_of(recipe)]
     assert [task.train is not None, task.evaluation is not None, task.predict is not None].count(True) == 1
+    if task.predict is not None:  # with no length, answers end after 20 tokens
+        assert task.predict.generation.max_length
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -106,7 +108,7 @@ def test_base_and_instruct_models_have_one_shape() -> None:
             {name: getattr(options, name) for name in ModelOptions.__dataclass_fields__} for options in pair
         )
         differing = {name for name in first if first[name] != second[name]}
-        assert differing <= {"eos_token_ids", "bos_token_id", "max_positions", "rms_norm_eps"}, model
+        assert differing <= {"eos_token_ids", "bos_token_id", "pad_token_id", "max_positions", "rms_norm_eps"}, model
 
 
 LLAMA_3_ROPE = {

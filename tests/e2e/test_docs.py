@@ -82,12 +82,14 @@ def test_quickstart(repository: Path, tmp_path: Path) -> None:
     write_model_folder(tmp_path / "model")
     (tmp_path / "instructions.json").write_text(blocks(document, "json")[0])
     (tmp_path / "finetune.yaml").write_text(blocks(document, "yaml")[0])
-    preprocess, finetune, resume, ask, lora, explain = blocks(document, "bash")
+    preprocess, plan, finetune, resume, evaluate, ask, lora, explain = blocks(document, "bash")
     run_block(preprocess, repository, tmp_path)
+    assert "4 steps: 2 an epoch × 2" in run_block(plan, repository, tmp_path).stdout
     run_block(finetune, repository, tmp_path)
     assert len((tmp_path / "output/training.jsonl").read_text().splitlines()) == 4
     assert "resuming after step 4" in run_block(resume, repository, tmp_path).stdout
     assert len((tmp_path / "output/training.jsonl").read_text().splitlines()) == 6
+    assert "evaluation after step 6: loss " in run_block(evaluate, repository, tmp_path).stdout
     answer = run_block(ask, repository, tmp_path).stdout
     assert "Where do checkpoints go?" in answer
     assert (tmp_path / "text_generation_result.txt").read_text().startswith("[{'text_generation_text': [")
@@ -121,7 +123,8 @@ def test_the_published_plan_for_two_machines(repository: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "docs/quickstart.md", "docs/from_mindformers.md", "benchmarks/README.md"]
+    "document",
+    ["README.md", "docs/quickstart.md", "docs/from_mindformers.md", "docs/plugins.md", "benchmarks/README.md"],
 )
 def test_links_lead_somewhere(document: str, repository: Path) -> None:
     path = repository / document

@@ -76,8 +76,9 @@ def test_every_flag_of_the_original_is_known() -> None:
     assert set_paths["use_parallel"] is False
     assert set_paths["runner_config.sink_mode"] is True
     assert set_paths["model.model_config.do_sample"] is True
+    assert set_paths["train_dataset.data_loader.num_samples"] == set_paths["eval_dataset.data_loader.num_samples"] == 5
     assert set_paths["seed"] == 4  # --options comes after the named flags
-    assert len(line.overrides) == 33 - len({"config", "register_path"})
+    assert len(line.overrides) == 33 - len({"config", "register_path"}) + 1  # num_samples: of both datasets
 
 
 def test_the_flags_are_the_original_s_and_ours() -> None:

@@ -92,6 +92,8 @@ def test_loss_scales(tmp_path: Path, scale: str, expected: LossScaleOptions) -> 
         ("{type: adamw, betas: [0.9, 0.95], weight_decay: 0.1}", OptimizerOptions((0.9, 0.95), 1e-8, 0.1)),
         ("{type: AdamW, beta1: 0.8, beta2: 0.95, eps: 1e-6}", OptimizerOptions((0.8, 0.95), 1e-6, 0.0)),
         ("{beta2: 0.95}", OptimizerOptions((0.9, 0.95))),
+        ("{type: FP32StateAdamWeightDecay}", OptimizerOptions(eps=1e-6, bias_correction=False)),
+        ("{type: FusedAdamW, eps: 1e-5}", OptimizerOptions(eps=1e-5)),
     ],
 )
 def test_adamw(tmp_path: Path, optimizer: str, expected: OptimizerOptions) -> None:
@@ -102,8 +104,8 @@ def test_adamw(tmp_path: Path, optimizer: str, expected: OptimizerOptions) -> No
     ("extra", "expected"),
     [
         (
-            "optimizer: {type: FP32StateAdamWeightDecay}",
-            "optimizer.type is 'FP32StateAdamWeightDecay'; supported: AdamW",
+            "optimizer: {type: came}",
+            "optimizer.type is 'came'. Supported: AdamW, FusedAdamW, FP32StateAdamWeightDecay, AdamWeightDecay, and",
         ),
         ("optimizer: {betas: [0.9]}", "optimizer.betas must be two numbers, not 1"),
         ("optimizer: {betas: [1, 0.9]}", "optimizer.betas must be less than 1"),

@@ -217,7 +217,7 @@ def test_exported_names_are_those_announced():
     import runformer.observe as room
 
     public = {name for name, value in vars(room).items() if not name.startswith("_") and not hasattr(value, "__path__")}
-    modules = {"log", "loss_line", "metrics", "progress", "utilization"}
+    modules = {"evaluation", "log", "loss_line", "metrics", "progress", "utilization"}
     assert public - modules == set(room.__all__)
     assert room.__all__ == sorted(room.__all__)
     assert issubclass(ConsoleHandler, logging.Handler)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -106,3 +108,36 @@ def test_clipping_bounds_the_joint_norm(limit: float) -> None:
     assert math.isclose(norm, expected.item(), rel_tol=1e-6)
     for one, other in zip(model.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_without_bias_correction_it_is_mindspore_s_adam_weight_decay(repository: Path) -> None:
+    """The optimizer of FP32StateAdamWeightDecay, against numbers that MindSpore computed."""
+    case = json.loads((repository / "tests/oracle/adam_weight_decay.json").read_text())
+    model = nn.Linear(4, 3)
+    model.bias = nn.Parameter(torch.tensor(case["bias"]))
+    model.weight = nn.Parameter(torch.tensor(case["weight"]))
+    optimizer = NamedAdamW(model, OptimizerOptions((0.9, 0.95), 1e-6, 0.1, bias_correction=False))
+    for gradients, after in zip(case["gradients"], case["after"], strict=True):
+        for parameter, gradient in zip((model.weight, model.bias), gradients, strict=True):
+            parameter.grad = torch.tensor(gradient)
+        optimizer.update(0.01)
+        for parameter, expected in zip((model.weight, model.bias), after, strict=True):
+            torch.testing.assert_close(parameter.detach(), torch.tensor(expected), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_weights_have_float32_moments(dtype: torch.dtype) -> None:
+    """Gradients of 1e-5, whose squares float16 does not know, still move the weights as in float64."""
+    model = nn.Linear(8, 8, bias=False, dtype=dtype)
+    with torch.no_grad():
+        model.weight.fill_(0.5)
+    optimizer = NamedAdamW(model, OptimizerOptions((0.9, 0.95), 1e-12, 0.0))
+    exact, first, second = 0.5, 0.0, 0.0
+    for step in range(1, 5):
+        model.weight.grad = torch.full_like(model.weight, 1e-5)
+        gradient = float(model.weight.grad[0, 0])
+        optimizer.update(1 / 64)
+        first, second = 0.9 * first + 0.1 * gradient, 0.95 * second + 0.05 * gradient**2
+        exact -= 1 / 64 * (first / (1 - 0.9**step)) / (math.sqrt(second / (1 - 0.95**step)) + 1e-12)
+    assert {moment.dtype for moment in optimizer.state().values()} == {torch.float32}
+    assert model.weight[0, 0].item() == pytest.approx(exact, abs=2e-3)

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from runformer.config.schema import group, no_effect, refused, sets
-from runformer.config.sections.reasons import ALWAYS, LOADING, OTHER_LOADER, VISION
+from runformer.config.plugin_sections import PluginSection
+from runformer.config.schema import Key, group, no_effect, refused, sets
+from runformer.config.sections.foreign import PYNATIVE_DATASET
+from runformer.config.sections.reasons import ALWAYS, LOADING, OTHER_LOADER, PLUGIN, VISION
 
 # Loaders of text that the original has and that are not built yet; those of images and labels are not listed.
 LOADERS = (
@@ -21,6 +24,14 @@ LOADERS = (
 
 
 @dataclass(frozen=True, slots=True)
+class Handler:
+    """One item of ``handler`` that is no plug-in, as other loaders have them."""
+
+    type: str | None = sets("train.data.handlers", "Kind of data handler.")
+    auto_register: str | None = no_effect(PLUGIN, "File and class of a plug-in.")
+
+
+@dataclass(frozen=True, slots=True)
 class DataLoader:
     """``data_loader``: which files rows come from."""
 
@@ -29,13 +40,17 @@ class DataLoader:
     dataset_files: str | list[str] | None = sets("train.data.paths", "The MindRecord files, one by one.")
     shuffle: bool | None = sets("train.data.shuffle", "Whether rows come in a random order, new in each epoch.")
     num_samples: int | None = sets("train.data.num_samples", "How many rows of the dataset are used.", least=1)
+    handler: list[Handler | PluginSection] | None = sets(
+        "train.data.handlers",
+        "Plug-ins that change each record in turn: the type and the keys of each.",
+        plugin="data_handler",
+    )
     columns: list[str] | None = no_effect(ALWAYS, "Columns to read; input_columns decides.")
     num_parallel_workers: int | None = no_effect(LOADING, "Number of reading threads.")
     shuffle_dataset: bool | None = no_effect(OTHER_LOADER, "Whether a dataset is shuffled.")
     config: Any = no_effect(OTHER_LOADER, "Settings of a Megatron dataset.")
     datasets_type: str | None = no_effect(OTHER_LOADER, "Kind of Megatron dataset.")
     sizes: Any = no_effect(OTHER_LOADER, "Numbers of samples for training, validation and test.")
-    handler: Any = no_effect(OTHER_LOADER, "Steps that turn records into token rows.")
     load_func: str | None = no_effect(OTHER_LOADER, "Function of the datasets library that opens the data.")
     path: str | None = no_effect(OTHER_LOADER, "Path or name of a Hugging Face dataset.")
     data_files: Any = no_effect(OTHER_LOADER, "Files of a Hugging Face dataset.")
@@ -53,6 +68,8 @@ class DataLoader:
     version: int | None = no_effect(OTHER_LOADER, "Version of the prompt format.")
     stage: str | None = no_effect(OTHER_LOADER, "Which part of the dataset is read.")
     annotation_file: str | None = no_effect(OTHER_LOADER, "File of annotations.")
+    fine_label: Any = no_effect(OTHER_LOADER, "Whether CIFAR-100 has its fine labels.")
+    hypothesis_template: Any = no_effect(OTHER_LOADER, "Caption that a class is put into.")
     sub_data_loader: Any = no_effect(OTHER_LOADER, "Loaders that are mixed.")
     sub_data_loader_args: Any = no_effect(OTHER_LOADER, "Settings of the mixed loaders.")
     dataset_ratios: Any = no_effect(OTHER_LOADER, "Shares of the mixed datasets.")
@@ -63,6 +80,8 @@ class DataLoader:
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """``train_dataset``, ``eval_dataset`` and ``dataset_config``: columns and batches of one dataset."""
+
+    OTHERS: ClassVar[Mapping[str, Key]] = PYNATIVE_DATASET
 
     data_loader: DataLoader = group("Which files rows come from.", DataLoader)
     input_columns: list[str] | None = sets("train.data.columns", "Columns to read: tokens, then labels.")

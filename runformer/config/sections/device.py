@@ -66,6 +66,7 @@ class Parallel:
     parallel_optimizer_config: dict[str, Any] | None = no_effect(PARALLEL, "How optimizer states are sharded.")
     pipeline_config: dict[str, Any] | None = no_effect(PARALLEL, "How pipeline stages are scheduled.")
     auto_parallel_search_mode: str | None = no_effect(PARALLEL, "Former name of search_mode.")
+    auto_pipeline: bool | None = no_effect(PARALLEL, "Whether the pipeline's layout is searched for.")
     device_num: int | None = no_effect(PARALLEL, "Number of devices.")
     communi_parallel_mode: str | None = no_effect(PARALLEL, "How communication is laid over computation.")
     comm_fusion: Any = no_effect(PARALLEL, "How communication operators are fused.")

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from runformer.config.schema import group, no_effect, refused, sets
+from runformer.config.schema import Key, group, no_effect, refused, sets
+from runformer.config.sections.foreign import OF_OTHER_ADAPTERS, OF_OTHER_MODELS, UNDER_MODEL
 from runformer.config.sections.reasons import (
     ALWAYS,
     ASCEND,
+    FOLDER_CODE,
     KERNELS,
     MOE,
     NAMES,
@@ -35,6 +38,8 @@ _LORA_ONLY = "lora is the only kind of adapter that is supported"
 @dataclass(frozen=True, slots=True)
 class PetConfig:
     """``pet_config``: adapters that are trained instead of the weights."""
+
+    OTHERS: ClassVar[Mapping[str, Key]] = OF_OTHER_ADAPTERS
 
     pet_type: str | None = sets("model.lora", "Kind of adapter; lora.")
     lora_rank: int = sets("model.lora.rank", "Inner size of an adapter.", 8, least=1)
@@ -77,12 +82,14 @@ class Architecture:
     """``model.arch``: MindFormers' class of the model."""
 
     type: str | None = sets("model", "Class of the model.")
-    auto_register: str | None = no_effect(PLUGIN, "Module and class of a plug-in.")
+    auto_register: str | None = no_effect(PLUGIN, "File and class of a plug-in.")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
     """``model.model_config``. Defaults are MindFormers' LlamaConfig; None where they follow from something else."""
+
+    OTHERS: ClassVar[Mapping[str, Key]] = OF_OTHER_MODELS
 
     type: str | None = sets("model", "Class of the configuration, such as LlamaConfig.")
     model_type: str | None = sets("model", "Hugging Face's name of the family, such as qwen3.")
@@ -234,8 +241,8 @@ class ModelConfig:
     use_past_shard: bool | None = no_effect(PARALLEL, "Whether the cache is split.")
     parallel_optimizer: bool | None = no_effect(PARALLEL, "Whether optimizer states are sharded.")
     parallel_config: Any = no_effect(PARALLEL, "How work is split.")
-    auto_map: Any = no_effect(PLUGIN, "Modules and classes of plug-ins.")
-    auto_register: str | None = no_effect(PLUGIN, "Module and class of a plug-in.")
+    auto_map: Any = no_effect(FOLDER_CODE, "Files and classes of the model's folder.")
+    auto_register: str | None = no_effect(PLUGIN, "File and class of a plug-in.")
     net_name: str | None = no_effect(NAMES, "Label.")
     rotary_emb_base: float | None = no_effect(OTHER_MODEL, "Base of rotary positions; theta is read.")
     rope_ratio: float | None = no_effect(OTHER_MODEL, "Stretches the rotary base.")
@@ -254,6 +261,8 @@ class ModelConfig:
 @dataclass(frozen=True, slots=True)
 class Model:
     """``model``: one model."""
+
+    OTHERS: ClassVar[Mapping[str, Key]] = UNDER_MODEL
 
     model_config: ModelConfig = group("Sizes and settings of the model.", ModelConfig)
     arch: Architecture = group("MindFormers' class of the model.", Architecture)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runformer.config.schema import group, no_effect, refused, sets
-from runformer.config.sections.reasons import ALWAYS, NAMES, OTHER_MODEL, PLUGIN, VISION
+from runformer.config.sections.reasons import ALWAYS, FOLDER_CODE, NAMES, OTHER_MODEL, VISION
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +28,8 @@ class Tokenizer:
     model_max_length: int | None = no_effect(ALWAYS, "Longest text; the model decides.")
     max_length: int | None = no_effect(ALWAYS, "Longest text; the model decides.")
     padding_side: str | None = no_effect(ALWAYS, "Side that short rows are filled on.")
-    trust_remote_code: bool | None = no_effect(PLUGIN, "Whether code of the model's folder may run.")
-    auto_register: str | None = no_effect(PLUGIN, "Module and class of a plug-in.")
+    trust_remote_code: bool | None = no_effect(FOLDER_CODE, "Whether code of the model's folder may run.")
+    auto_register: str | None = no_effect(FOLDER_CODE, "File and class of the tokenizer.")
     mask_token: str | None = no_effect(OTHER_MODEL, "Token that hides another.")
     cls_token: str | None = no_effect(OTHER_MODEL, "Token of a whole text.")
     sep_token: str | None = no_effect(OTHER_MODEL, "Token between texts.")

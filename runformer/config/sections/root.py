@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from runformer.config.schema import group, no_effect, refused, sets
+from runformer.config.plugin_sections import PluginSection
+from runformer.config.schema import Key, group, no_effect, refused, sets
 from runformer.config.sections.data import Dataset, DatasetTask, Metric
 from runformer.config.sections.device import Context, Parallel, ParallelConfig, RecomputeConfig, SwapConfig
+from runformer.config.sections.foreign import PYNATIVE_SECTIONS
 from runformer.config.sections.model import Model, MoeConfig
 from runformer.config.sections.predict import GenerationConfig, Processor
 from runformer.config.sections.reasons import (
@@ -21,7 +24,6 @@ from runformer.config.sections.reasons import (
     MONITOR,
     NAMES,
     PARALLEL,
-    PLUGIN,
     PROFILER,
     RECOMPUTE,
     STRATEGY,
@@ -59,6 +61,8 @@ class Trainer:
 class Config:
     """A whole task file. Where MindFormers replaces a missing section by a template, the default here is that."""
 
+    OTHERS: ClassVar[Mapping[str, Key]] = PYNATIVE_SECTIONS
+
     seed: int = sets("seed", "Seed of all random numbers.", 1, least=0, most=2**32 - 1)
     output_dir: str = sets("output_dir", "Folder for everything that is written.", "./output")
     run_mode: str | None = sets("run_mode", "What to do: train, finetune, eval or predict.")
@@ -75,11 +79,15 @@ class Config:
     context: Context = group("The device, and how MindSpore compiles for it.", Context)
     runner_config: RunnerConfig = group("How long and in what portions to train.", RunnerConfig, modes=_WITH_DATA)
     runner_wrapper: RunnerWrapper = group("One training step.", lambda: RunnerWrapper(use_clip_grad=True), modes=_TRAIN)
-    optimizer: Optimizer = group("The optimizer.", Optimizer, modes=_TRAIN)
-    lr_schedule: LrSchedule = group("The curve of the learning rate.", _default_schedule, modes=_TRAIN)
+    optimizer: Optimizer | PluginSection = group("The optimizer.", Optimizer, modes=_TRAIN, plugin="optimizer")
+    lr_schedule: LrSchedule | PluginSection = group(
+        "The curve of the learning rate.", _default_schedule, modes=_TRAIN, plugin="schedule"
+    )
     train_dataset: Dataset = group("The dataset to train on.", Dataset, modes=_TRAIN)
     train_dataset_task: DatasetTask = group("MindFormers' class around it.", DatasetTask, modes=_TRAIN)
-    callbacks: list[Callback] = group("What happens during training.", list, variants=CALLBACKS, modes=_TRAIN)
+    callbacks: list[Callback | PluginSection] = group(
+        "What happens during training.", list, variants=CALLBACKS, modes=_TRAIN, plugin="callback"
+    )
     do_eval: bool = sets("evaluation", "Whether a training run evaluates in between.", False)
     eval_step_interval: int = sets("evaluation.every_steps", "Steps between evaluations; -1: none.", 100)
     eval_epoch_interval: int = sets("evaluation.every_epochs", "Epochs between evaluations; -1: none.", -1)
@@ -154,7 +162,9 @@ class Config:
     modal_type: str | list[str] | None = refused(
         "only text can be predicted", "Kind of each prompt.", accepted=("text", ["text"])
     )
-    trust_remote_code: bool | None = no_effect(PLUGIN, "Whether code of the model's folder may run.")
+    trust_remote_code: bool = sets(
+        "plugins", "On the command line: whether plug-ins run that every user of the machine can change.", False
+    )
     top_k: int | None = no_effect("model.model_config.top_k decides", "Number of answers of a classifier.")
     offload: Any = no_effect(RECOMPUTE, "What waits in host memory.")
     task_name: str | None = no_effect(NAMES, "Label.")

@@ -16,6 +16,7 @@ from runformer.config.sections.reasons import (
     MONITOR,
     OTHER_OPTIMIZER,
     PARALLEL,
+    PLUGIN,
     PROFILER,
     VISION,
 )
@@ -67,16 +68,19 @@ class RunnerWrapper:
 
 @dataclass(frozen=True, slots=True)
 class Optimizer:
-    """``optimizer``: AdamW and its settings."""
+    """``optimizer``: AdamW and its settings. A plug-in's section has the plug-in's keys and weight_decay."""
 
-    type: str | None = sets("train.optimizer", "Kind of optimizer; AdamW.")
+    type: str | None = sets(
+        "train.optimizer", "AdamW; FP32StateAdamWeightDecay, the same without bias correction; or a plug-in's."
+    )
+    auto_register: str | None = no_effect(PLUGIN, "File and class of a plug-in.")
     betas: list[float] | None = sets(
         "train.optimizer.betas", "Decay rates of the two moments.", aliases=("adamw_betas",), least=0, most=1
     )
     beta1: float | None = sets("train.optimizer.betas", "Decay rate of the first moment.", least=0, most=1)
     beta2: float | None = sets("train.optimizer.betas", "Decay rate of the second moment.", least=0, most=1)
-    eps: float = sets(
-        "train.optimizer.eps", "Added to the denominator of the update.", 1e-8, aliases=("adamw_eps",), least=0
+    eps: float | None = sets(
+        "train.optimizer.eps", "Added to the denominator of the update.", aliases=("adamw_eps",), least=0
     )
     weight_decay: float = sets("train.optimizer.weight_decay", "Decoupled weight decay.", 0.0, least=0)
     learning_rate: float | None = sets(
@@ -99,9 +103,9 @@ class Optimizer:
 
 @dataclass(frozen=True, slots=True)
 class LrSchedule:
-    """``lr_schedule``: the curve of the learning rate; a curve reads the keys it knows."""
+    """``lr_schedule``: the curve of the learning rate; a curve reads the keys it knows, a plug-in's only its own."""
 
-    type: str | None = sets("train.schedule.kind", "Kind of curve.")
+    type: str | None = sets("train.schedule.kind", "Kind of curve, or a plug-in's.")
     learning_rate: float | None = sets("train.schedule.parameters", "Learning rate after warm-up.", least=0)
     lr_end: float | None = sets("train.schedule.parameters", "Learning rate at the end.")
     warmup_ratio: float | None = sets("train.schedule.parameters", "Warm-up as a share of all steps.", least=0, most=1)
@@ -128,7 +132,7 @@ class LrSchedule:
     t_0: int | None = sets("train.schedule.parameters", "Steps until the first restart.", least=1)
     t_mult: int | None = sets("train.schedule.parameters", "Growth of the period at a restart.", least=1)
     eta_min: float | None = sets("train.schedule.parameters", "Lowest learning rate of annealing.")
-    auto_register: str | None = no_effect("only the built-in curves are known", "Module and class of a plug-in.")
+    auto_register: str | None = no_effect(PLUGIN, "File and class of a plug-in.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +140,7 @@ class Callback:
     """``callbacks``: accepted with all its keys, without effect here."""
 
     type: str | None = sets("train", "Kind of callback.")
+    auto_register: str | None = no_effect(PLUGIN, "File and class of a plug-in.")
 
 
 @dataclass(frozen=True, slots=True)
