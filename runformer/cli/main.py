@@ -19,7 +19,9 @@ def main(argv: Sequence[str]) -> int:
             plan = make_plan(task)
             path = write_plan(plan)
             print(f"{describe(plan)}\n\nthe plan is in {path}; nothing was started")
-        elif task.predict is not None:
+            return outcome.exit_code
+        task.require_built()
+        if task.predict is not None:
             from runformer.predict.run import predict
 
             predict(task)

@@ -80,6 +80,7 @@ class Report:
     source: str
     planning: bool = False
     to_fill_in: dict[str, str] = field(default_factory=dict)
+    unbuilt: list[str] = field(default_factory=list)
     places: dict[str, Place] = field(default_factory=dict)
     _written: dict[str, str] = field(default_factory=dict)
     _problems: list[tuple[Place | None, str]] = field(default_factory=list)
@@ -130,11 +131,9 @@ class Report:
             self.error(path, text)
 
     def not_built(self, path: str, text: str) -> None:
-        """What is asked for and right, and cannot be run yet: a problem, but for a plan a notice."""
-        if self.planning:
-            self.notice(f"{self._written.get(path, path)} {text}")
-        else:
-            self.error(path, text)
+        """Note what is asked for and right, and cannot be run yet."""
+        place = self.place(path) or Place(self.source)
+        self.unbuilt.append(f"{place}: {self._written.get(path, path)} {text}")
 
     def no_effect(self, path: str, reason: str) -> None:
         """Note a key that is accepted and does nothing here."""

@@ -114,6 +114,7 @@ def _resolve(config: Config, run_mode: RunMode, path: Path, command: CommandLine
         parallel=parallel,
         notices=report.notices(),
         without_effect=report.without_effect(),
+        not_built=tuple(report.unbuilt),
         dry_run=command.dry_run,
         to_fill_in=report.to_fill_in,
     )

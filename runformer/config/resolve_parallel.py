@@ -66,7 +66,7 @@ def parallel_options(config: Config, model: ModelTask, report: Report) -> Parall
         _check_count(asked, processes, model.options, report)
     _check_model(sizes, config, model, report)
     _check_run_mode(sizes, config, report)
-    if math.prod(sizes) > 1 and not report.planning and processes == math.prod(sizes):
+    if math.prod(sizes) > 1:
         report.not_built("use_parallel", "is True, and several devices are not supported yet")
     return ParallelOptions(
         data=sizes.data,
@@ -123,13 +123,17 @@ def _check_count(asked: Sizes, processes: int | None, options: ModelOptions | No
     devices = processes or (math.prod(asked) if report.planning else 1)
     if math.prod(asked) == devices:
         return
-    plural = "device" if devices == 1 else "devices"
-    text = f"asks for {asked}, {math.prod(asked)} devices, and this run has {devices} {plural}"
+    wanted = math.prod(asked)
+    text = f"asks for {asked}, {_devices(wanted)}, and this run has {_devices(devices)}"
     if devices == 1:
-        report.error(_SECTION, f"{text}: --use_parallel False runs on one, or start {math.prod(asked)} processes")
+        report.error(_SECTION, f"{text}: --use_parallel False runs on one, or start {wanted} processes")
         return
     plans = "; ".join(str(plan) for plan in nearest_plans(asked, devices, options))
     report.error(_SECTION, f"{text}; the nearest plans that fit: {plans}")
+
+
+def _devices(count: int) -> str:
+    return "1 device" if count == 1 else f"{count} devices"
 
 
 def nearest_plans(asked: Sizes, devices: int, options: ModelOptions | None) -> list[Sizes]:

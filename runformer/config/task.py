@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from runformer.errors import ConfigError
+
 DType = Literal["float32", "bfloat16", "float16"]
 RunMode = Literal["train", "finetune", "eval", "predict"]
 
@@ -329,6 +331,8 @@ class Task:
     was read differently from how it is written, and which keys mean nothing here; ``without_effect`` has the latter
     as reason → keys. ``plugins`` are the files whose code was run for it.
 
+    ``not_built`` names, with their places, parts of a valid task that cannot be run yet: see ``require_built``.
+
     With ``dry_run`` the run is only planned; ``to_fill_in`` are keys whose paths are missing so far, with what they
     say now, and the parts of the task that they lead to are absent.
     """
@@ -349,8 +353,19 @@ class Task:
     notices: tuple[str, ...] = ()
     without_effect: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     plugins: tuple[str, ...] = ()
+    not_built: tuple[str, ...] = ()
     dry_run: bool = False
     to_fill_in: Mapping[str, str] = field(default_factory=dict)
+
+    def require_built(self) -> None:
+        """Stop before a run that cannot be made yet.
+
+        Raises:
+            ConfigError: naming everything that is not built.
+        """
+        if self.not_built:
+            hint = "--dry_run True plans it as it is"
+            raise ConfigError("\n".join(self.not_built), hint=hint)
 
     @property
     def global_batch_size(self) -> int:

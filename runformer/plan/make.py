@@ -13,9 +13,9 @@ from runformer.data.dataset import TokenDataset
 from runformer.models.build import build_model
 from runformer.models.decoder import CausalLM
 from runformer.models.families import resolve_options
-from runformer.plan.memory import prediction_memory
+from runformer.plan.memory import evaluation_memory, prediction_memory
 from runformer.plan.plan import DatasetPlan, ModelPlan, OutputPlan, Plan, PromptsPlan, WeightsPlan
-from runformer.plan.training import TrainingPlan, plan_training
+from runformer.plan.training import TrainingPlan, plan_training, planned_device
 from runformer.predict.run import length_limit, model_folder, read_batches
 from runformer.predict.settings import read_generation_config, resolve_settings
 from runformer.tokenizer import load_tokenizer
@@ -39,6 +39,7 @@ def make_plan(task: Task) -> Plan:
         parallel=asdict(task.parallel),
         devices=task.parallel.devices,
         to_fill_in=task.to_fill_in,
+        not_built=task.not_built,
         notices=tuple(text for text in task.notices if not text.startswith("keys without effect")),
         without_effect=task.without_effect,
     )
@@ -52,7 +53,7 @@ def make_plan(task: Task) -> Plan:
     if task.evaluation is not None:
         plan = replace(plan, evaluation_dataset=_dataset(task, task.evaluation.data, options))
     if task.train is None:
-        return replace(plan, writes=_evaluation_outputs(task))
+        return _with_evaluation(plan, task, options)
     return _with_training(plan, task, plan_training(task, options, model))
 
 
@@ -106,6 +107,17 @@ def _with_training(plan: Plan, task: Task, training: TrainingPlan) -> Plan:
         memory_of_a_device=training.memory,
         writes=(*_logs(task), *training.outputs, *evaluation),
     )
+
+
+def _with_evaluation(plan: Plan, task: Task, options: ModelOptions) -> Plan:
+    assert task.evaluation is not None, "the task evaluates"
+    dataset, parallel = plan.evaluation_dataset, task.parallel
+    length = task.model.sequence_length if dataset is None else dataset.tokens_in_row
+    memory = None
+    if length is not None:
+        rows, device = task.evaluation.batch_size, planned_device(task)
+        memory = evaluation_memory(task.model, options, rows, length, parallel, device)
+    return replace(plan, memory_of_a_device=memory, writes=_evaluation_outputs(task))
 
 
 def _logs(task: Task) -> tuple[OutputPlan, ...]:

@@ -65,19 +65,36 @@ def training_memory(
 def prediction_memory(
     options: ModelOptions, precision: Precision, rows: int, length: int, parallel: ParallelOptions
 ) -> Mapping[str, int]:
-    """Bytes of a device while it answers ``rows`` prompts together, each at most ``length`` tokens with its answer."""
+    """Bytes of a device while ``rows`` prompts are answered together, each text at most ``length`` tokens long."""
     share = _share(options, parallel)
     width = TORCH_DTYPES[precision.compute].itemsize
-    with torch.device("meta"):
-        part = CausalLM(replace(share, num_layers=1), precision)
-    elements = sum(p.numel() for p in part.model.layers.parameters()) * options.num_layers
-    elements += sum(p.numel() for module in _modules(part) for p in module.parameters())
+    rows = math.ceil(rows / parallel.data)
+    elements = _elements(share, precision)
     cache = 2 * options.num_layers * rows * share.num_kv_heads * length * share.head_dim
     return {
         "weights": elements * width,
         "keys and values": cache * width,
         "logits": rows * share.vocab_size * 4,
     }
+
+
+def evaluation_memory(
+    model: ModelTask, options: ModelOptions, rows: int, length: int, parallel: ParallelOptions, device: str
+) -> Mapping[str, int]:
+    """Bytes of a device while it evaluates batches of ``rows`` rows of ``length`` positions; see training_memory."""
+    share, precision = _share(options, parallel), model.precision
+    return {
+        "weights": _elements(share, precision) * TORCH_DTYPES[precision.parameters].itemsize,
+        "logits": _logits(share, precision, rows * length, device),
+    }
+
+
+def _elements(options: ModelOptions, precision: Precision) -> int:
+    """The number of parameters, adapters aside."""
+    with torch.device("meta"):
+        part = CausalLM(replace(options, num_layers=1), precision)
+    in_layers = sum(parameter.numel() for parameter in part.model.layers.parameters()) * options.num_layers
+    return in_layers + sum(parameter.numel() for module in _modules(part) for parameter in module.parameters())
 
 
 def _share(options: ModelOptions, parallel: ParallelOptions) -> ModelOptions:

@@ -115,5 +115,6 @@ class Plan:
     memory_of_a_device: Mapping[str, int] | None = None
     writes: tuple[OutputPlan, ...] = ()
     to_fill_in: Mapping[str, str] = field(default_factory=dict)
+    not_built: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
     without_effect: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -48,6 +48,7 @@ def describe(plan: Plan) -> str:
         lines += ["", *_memory(plan.memory_of_a_device)]
     lines += _listed("writes", [_output(output) for output in plan.writes])
     lines += _listed("to be filled in", [f"{key} {text}" for key, text in plan.to_fill_in.items()])
+    lines += _listed("cannot be run yet", plan.not_built)
     lines += _listed("to know", plan.notices)
     without = [f"{compact(keys)}: {reason}" for reason, keys in plan.without_effect.items()]
     return "\n".join([*lines, *_listed("keys without effect here", without)])

@@ -54,10 +54,13 @@ def _dataset(train: TrainTask, loader: BatchLoader) -> DatasetPlan:
 
 
 def _memory(task: Task, train: TrainTask, options: ModelOptions, length: int) -> Mapping[str, int]:
-    """Of a device as the task asks for; where it does not say, one of many is an accelerator."""
+    return training_memory(task.model, options, train, length, task.parallel, planned_device(task))
+
+
+def planned_device(task: Task) -> str:
+    """The kind of device that a task asks for; where it does not say, one of many is an accelerator."""
     here = "cuda" if torch.cuda.is_available() else "cpu"
-    device = task.device.kind or ("cuda" if task.parallel.devices > 1 else here)
-    return training_memory(task.model, options, train, length, task.parallel, device)
+    return task.device.kind or ("cuda" if task.parallel.devices > 1 else here)
 
 
 def _step(task: Task, train: TrainTask, options: ModelOptions, length: int) -> StepPlan:

@@ -97,6 +97,17 @@ def test_everything_missing_is_listed_and_no_error(tiny: TinyTask) -> None:
     assert predict["memory_of_a_device"]["keys and values"] > 0
 
 
+def test_the_plan_of_an_evaluation(tiny: TinyTask) -> None:
+    assert tiny.run("--epochs", "1").returncode == 0
+    arguments = ("--run_mode", "eval", "--load_checkpoint", "output", "--output_dir", "figures")
+    plan = plan_of(tiny, *arguments, output="figures")
+    assert set(plan["to_fill_in"]) == {"eval_dataset.data_loader.dataset_dir"}
+    plan = plan_of(tiny, *arguments, "--eval_dataset_dir", "data.mindrecord", output="figures")
+    assert plan["evaluation_dataset"]["rows"] == 20
+    assert plan["memory_of_a_device"]["weights"] == 4 * plan["model"]["parameters"]
+    assert [Path(output["path"]).name for output in plan["writes"]] == ["log", "evaluation.jsonl"]
+
+
 def test_a_predict_plan_counts_the_prompts_tokens(tiny: TinyTask) -> None:
     vocabulary = ("--model.model_config.vocab_size", "260")
     assert tiny.run("--epochs", "1", *vocabulary).returncode == 0

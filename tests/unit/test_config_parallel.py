@@ -107,8 +107,11 @@ def test_the_product_must_be_the_number_of_devices(tmp_path: Path, monkeypatch: 
 def test_several_devices_are_planned_and_not_run_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = parallel_text("data_parallel: 2")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "use_parallel is True, and several devices are not supported yet" in error_of(tmp_path, text)
-    assert load(tmp_path, text, *PLAN).parallel.devices == 2
+    task = load(tmp_path, text)
+    assert task.parallel.devices == 2
+    assert task.not_built == ("task.yaml:14:15: use_parallel is True, and several devices are not supported yet",)
+    with pytest.raises(ConfigError, match=r"several devices are not supported yet\n  hint: --dry_run True plans it"):
+        task.require_built()
     assert "a launcher started 2: start one, or set it to True" in error_of(tmp_path, text, "--use_parallel", "False")
 
 

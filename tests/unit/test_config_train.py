@@ -207,9 +207,9 @@ def test_datasets_are_found(tmp_path: Path) -> None:
         (f"run_mode: train\n{MODEL}", (), "train_dataset.data_loader.dataset_dir is not set"),
         (MINIMAL, ("--train_dataset_dir", "empty"), "no file in the folder empty has a name that ends in mindrecord"),
         (
-            MINIMAL.replace("MindDataset", "HFDataLoader"),
+            MINIMAL.replace("MindDataset", "HFDataLoder"),
             (),
-            "data_loader.type is 'HFDataLoader', which cannot be read yet; supported: MindDataset",
+            "data_loader.type is 'HFDataLoder'; did you mean 'HFDataLoader'? Supported: MindDataset",
         ),
     ],
 )
@@ -218,6 +218,12 @@ def test_missing_datasets_name_path_key_and_flag(
 ) -> None:
     (tmp_path / "empty").mkdir()
     assert expected in error_of(tmp_path, text, *arguments)
+
+
+def test_loaders_that_are_not_built_make_a_task_that_cannot_be_run(tmp_path: Path) -> None:
+    task = load(tmp_path, MINIMAL.replace("MindDataset", "HFDataLoader"))
+    with pytest.raises(ConfigError, match=r"task.yaml:4:11: .*is 'HFDataLoader', which cannot be read yet; sup"):
+        task.require_built()
 
 
 def test_named_flags_reach_the_task(tmp_path: Path) -> None:

@@ -126,6 +126,13 @@ def test_predicting_takes_weights_and_cache(tied: bool) -> None:
     assert kinds["keys and values"] == sum(tensor.numel() * tensor.element_size() for tensor in stored)
 
 
+def test_rows_are_shared_by_the_copies_of_the_model() -> None:
+    one = prediction_memory(OPTIONS, Precision(), 4, LENGTH, ParallelOptions())
+    two = prediction_memory(OPTIONS, Precision(), 4, LENGTH, ParallelOptions(data=2))
+    assert two["keys and values"] == one["keys and values"] / 2
+    assert two["weights"] == one["weights"]
+
+
 def test_nothing_of_the_model_is_in_memory_while_estimating() -> None:
     huge = ModelOptions(152064, 8192, 29568, 80, 64, 8, 128, 32768, qkv_bias=True)  # Qwen2.5-72B: 270 GiB
     kinds = training_memory(ModelTask("x", huge, None), huge, train_task(), 4096, ParallelOptions(), "cuda")
