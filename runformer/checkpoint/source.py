@@ -50,7 +50,7 @@ class WeightSource:
     notices: tuple[str, ...] = ()
 
 
-def find_weights(load: LoadOptions, options: ModelOptions) -> WeightSource:
+def find_weights(load: LoadOptions, options: ModelOptions, *, verify: bool = True) -> WeightSource:
     """Recognise what ``load.path`` is.
 
     It may be one of our checkpoints, the folder that holds them or the output directory around it (the newest
@@ -60,24 +60,25 @@ def find_weights(load: LoadOptions, options: ModelOptions) -> WeightSource:
     Args:
         load: ``load.path`` must be set.
         options: the model's shape, for files of MindFormers with fused tensors.
+        verify: whether all bytes of our own checkpoints are checked, which reads them all.
 
     Raises:
         CheckpointError: it is missing, damaged, or of a kind that cannot be loaded.
     """
     assert load.path is not None, "there is a path to look at"
-    return next(_sources(load.path, load.resume_name, options))
+    return next(_sources(load.path, load.resume_name, options, verify))
 
 
-def find_resume(load: LoadOptions, output_dir: Path, options: ModelOptions) -> WeightSource:
+def find_resume(load: LoadOptions, output_dir: Path, options: ModelOptions, *, verify: bool = True) -> WeightSource:
     """The training checkpoint to go on from: in ``load.path``, else in the output directory.
 
-    Weights alone that lie beside it are passed over.
+    Weights alone that lie beside it are passed over. ``verify`` as in ``find_weights``.
 
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
     path = load.path or output_dir
-    for source in _sources(path, load.resume_name, options):
+    for source in _sources(path, load.resume_name, options, verify):
         if source.common is not None:
             return source
     raise CheckpointError(
@@ -86,7 +87,7 @@ def find_resume(load: LoadOptions, output_dir: Path, options: ModelOptions) -> W
     )
 
 
-def _sources(path: Path, name: str | None, options: ModelOptions) -> Iterator[WeightSource]:
+def _sources(path: Path, name: str | None, options: ModelOptions, verify: bool) -> Iterator[WeightSource]:
     """What a path can mean, likeliest first; at least one, or a CheckpointError."""
     if not path.exists():
         raise CheckpointError(
@@ -98,7 +99,7 @@ def _sources(path: Path, name: str | None, options: ModelOptions) -> Iterator[We
     folders = [path, path / "checkpoint", path / "rank_0", path / "checkpoint" / "rank_0"]
     found = False
     for folder in folders:
-        source = _from_folder(folder, options) if name is None else _named(folder, name, options)
+        source = _from_folder(folder, options, verify) if name is None else _named(folder, name, options)
         if source is not None:
             found = True
             yield source
@@ -106,9 +107,9 @@ def _sources(path: Path, name: str | None, options: ModelOptions) -> Iterator[We
         raise _nothing_found(path, folders, name)
 
 
-def _from_folder(folder: Path, options: ModelOptions) -> WeightSource | None:
+def _from_folder(folder: Path, options: ModelOptions, verify: bool) -> WeightSource | None:
     if complete_checkpoints(folder):
-        checkpoint, problems = newest_intact(folder)
+        checkpoint, problems = newest_intact(folder, verify=verify)
         return WeightSource(checkpoint.path, checkpoint, checkpoint.common, problems)
     if (folder / MANIFEST).is_file() or re.fullmatch(r"iteration_\d{8,}", folder.name):
         return _from_checkpoint(folder)

@@ -74,11 +74,11 @@ def _model(task: Task, options: ModelOptions, model: CausalLM) -> ModelPlan:
 def _weights(task: Task, model: CausalLM) -> WeightsPlan:
     path = task.load.path or task.model.pretrained_dir
     if task.load.resume:
-        source = find_resume(task.load, task.output_dir, model.options)
+        source = find_resume(task.load, task.output_dir, model.options, verify=False)
     elif path is None or (task.load.path is None and not _has_weights(path)):
         return WeightsPlan(None)
     else:
-        source = find_weights(replace(task.load, path=path), model.options)
+        source = find_weights(replace(task.load, path=path), model.options, verify=False)
     report = check_weights(source, dict(model.named_parameters()), tied=model.options.tie_embeddings)
     step = (source.common or {}).get("step") if task.load.resume else None
     return WeightsPlan(str(source.path), report.loaded, step, report.unexpected, source.notices)

@@ -84,6 +84,18 @@ def test_weights_of_another_model_are_found_in_the_plan(tiny: TinyTask) -> None:
     assert "hidden_size" in done.stderr
 
 
+def test_a_plan_reads_no_tensors_of_a_checkpoint(tiny: TinyTask) -> None:
+    """Only headers: a run would find the damage, and a plan of a large model must not take an hour."""
+    assert tiny.run("--epochs", "1").returncode == 0
+    for tensors in (tiny.folder / "output/checkpoint").glob("*/*.safetensors"):
+        data = bytearray(tensors.read_bytes())
+        data[-1] ^= 1
+        tensors.chmod(0o644)
+        tensors.write_bytes(data)
+    assert plan_of(tiny, "--epochs", "2", "--resume_training", "True")["weights"]["step"] == 10
+    assert "no checkpoint is intact" in tiny.run("--epochs", "2", "--resume_training", "True").stderr
+
+
 def test_everything_missing_is_listed_and_no_error(tiny: TinyTask) -> None:
     (tiny.folder / "data.mindrecord").unlink()
     arguments = ("--load_checkpoint", "/path/to/weights", "--processor.tokenizer.vocab_file", "path/vocab.json")
