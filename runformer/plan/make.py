@@ -47,7 +47,12 @@ def make_plan(task: Task) -> Plan:
         return plan
     options = resolve_options(task.model)
     model = build_model(options, task.model.precision, torch.device("meta"), task.model.lora)
-    plan = replace(plan, model=_model(task, options, model), weights=_weights(task, model))
+    plan = replace(plan, model=_model(task, options, model))
+    if _awaits_weights(task):
+        text = f"is {str(task.model.pretrained_dir)!r}: there are no weights in it"
+        plan = replace(plan, to_fill_in={**plan.to_fill_in, "pretrained_model_dir": text})
+    else:
+        plan = replace(plan, weights=_weights(task, model))
     if task.predict is not None:
         return _with_prompts(plan, task, options)
     if task.evaluation is not None:
@@ -71,22 +76,25 @@ def _model(task: Task, options: ModelOptions, model: CausalLM) -> ModelPlan:
     )
 
 
+def _awaits_weights(task: Task) -> bool:
+    """Whether the folder that describes the model holds nothing else so far, as it may for a plan."""
+    folder = task.model.pretrained_dir
+    if folder is None or task.load.path is not None or task.load.resume:
+        return False
+    return all(path.suffix not in (".safetensors", ".bin", ".pt", ".pth", ".ckpt") for path in folder.iterdir())
+
+
 def _weights(task: Task, model: CausalLM) -> WeightsPlan:
     path = task.load.path or task.model.pretrained_dir
     if task.load.resume:
         source = find_resume(task.load, task.output_dir, model.options, verify=False)
-    elif path is None or (task.load.path is None and not _has_weights(path)):
+    elif path is None:
         return WeightsPlan(None)
     else:
         source = find_weights(replace(task.load, path=path), model.options, verify=False)
     report = check_weights(source, dict(model.named_parameters()), tied=model.options.tie_embeddings)
     step = (source.common or {}).get("step") if task.load.resume else None
     return WeightsPlan(str(source.path), report.loaded, step, report.unexpected, source.notices)
-
-
-def _has_weights(folder: Path) -> bool:
-    """Whether a model's folder holds more than its description; a plan may be made before the weights are there."""
-    return any(folder.glob("*.safetensors"))
 
 
 def _dataset(task: Task, data: DataOptions, options: ModelOptions) -> DatasetPlan | None:
@@ -134,9 +142,8 @@ def _with_prompts(plan: Plan, task: Task, options: ModelOptions) -> Plan:
     settings = resolve_settings(task.predict.generation, read_generation_config(folder))
     rows = task.predict.batch_size or 1
     limit = length_limit(task, options, settings)
-    needs_tokenizer = not any(name.startswith("processor.tokenizer") for name in task.to_fill_in)
     lengths: list[int] | None = None
-    if task.predict.inputs and needs_tokenizer and _may_have_tokenizer(task, folder):
+    if task.predict.inputs and _may_have_tokenizer(task, folder):
         tokenizer = load_tokenizer(folder, task.tokenizer)
         tokenizer.require_fit(options.vocab_size)
         batches = read_batches(task.predict, tokenizer, options.vocab_size)
@@ -156,7 +163,9 @@ def _with_prompts(plan: Plan, task: Task, options: ModelOptions) -> Plan:
 
 
 def _may_have_tokenizer(task: Task, folder: Path | None) -> bool:
-    """Whether there is a place to look for a tokenizer: a plan may be made before the weights beside it are there."""
+    """Whether there is a place to look for a tokenizer: a plan may be made before it is there."""
+    if any(name.startswith("processor.tokenizer") for name in task.to_fill_in):
+        return False
     files = task.tokenizer
     named = (files.directory, files.tokenizer_file, files.vocab_file, folder)
     return any(path is not None for path in named)

@@ -84,7 +84,7 @@ class PromptsPlan:
 
 @dataclass(frozen=True, slots=True)
 class OutputPlan:
-    """A file or folder that the run writes. ``files`` of them, at most ``kept`` at a time; bytes of one, if known."""
+    """A file or folder that the run writes. ``count`` of them, at most ``kept`` at a time; bytes of one, if known."""
 
     path: str
     what: str

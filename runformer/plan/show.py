@@ -84,10 +84,12 @@ def _model(plan: Plan) -> Iterator[tuple[str, str]]:
     shape = f"{model.layers} layers of width {model.hidden_size:,}, {model.vocabulary:,} tokens"
     yield "model", f"{model.name}: {model.parameters:,} parameters{part}"
     yield "", f"{shape}; {model.weights_dtype} weights, {model.compute_dtype} products"
-    if (weights := plan.weights) is not None:
-        where = weights.path or ("to be filled in" if "load_checkpoint" in plan.to_fill_in else "random")
+    weights = plan.weights
+    if weights is None or (weights.path is None and "load_checkpoint" in plan.to_fill_in):
+        yield "weights", "to be filled in"
+    else:
         after = "" if weights.step is None else f", going on after step {weights.step:,}"
-        yield "weights", f"{where}{after}"
+        yield "weights", f"{weights.path or 'random'}{after}"
 
 
 def _dataset(dataset: DatasetPlan) -> str:

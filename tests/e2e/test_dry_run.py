@@ -120,6 +120,21 @@ def test_the_plan_of_an_evaluation(tiny: TinyTask) -> None:
     assert [Path(output["path"]).name for output in plan["writes"]] == ["log", "evaluation.jsonl"]
 
 
+def test_a_folder_may_describe_the_model_before_its_weights_are_there(tiny: TinyTask) -> None:
+    config = {"model_type": "llama", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48}
+    config |= {"num_hidden_layers": 2, "num_attention_heads": 4}
+    (tiny.folder / "model").mkdir()
+    (tiny.folder / "model/config.json").write_text(json.dumps(config))
+    arguments = ("--pretrained_model_dir", "model", "--model.model_config.type", "None")
+    plan = plan_of(tiny, *arguments)
+    assert "there are no weights in it" in plan["to_fill_in"]["pretrained_model_dir"]
+    assert (plan["weights"], plan["model"]["layers"], plan["run"]["steps"]) == (None, 2, 20)
+    (tiny.folder / "model/pytorch_model.bin").write_bytes(b"")
+    done = tiny.run("--dry_run", "True", *arguments)
+    assert done.returncode == 1
+    assert "pytorch_model.bin is not loaded" in done.stderr
+
+
 def test_a_predict_plan_counts_the_prompts_tokens(tiny: TinyTask) -> None:
     vocabulary = ("--model.model_config.vocab_size", "260")
     assert tiny.run("--epochs", "1", *vocabulary).returncode == 0
