@@ -279,6 +279,7 @@ def test_a_file_of_something_else_is_left_alone(tmp_path: Path, text: str) -> No
 @pytest.mark.filterwarnings("ignore")  # PyTorch's compiler warns of what PyTorch itself does
 def test_the_compiler_does_not_see_an_evaluation(task: Task) -> None:
     """Its shapes would make graphs, and training's own would then become others than without it."""
+    torch.compiler.reset()  # what other tests compiled would make the first graph fit all shapes
     graphs: list[object] = []
 
     def backend(graph: torch.fx.GraphModule, _inputs: list[torch.Tensor]) -> torch.fx.GraphModule:
