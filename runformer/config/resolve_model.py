@@ -75,7 +75,7 @@ def model_task(config: Config, report: Report, *, training: bool) -> ModelTask:
     )
     given = _given_options(config, report)
     folder = _folder(config, given, report)
-    if folder is not None or (_awaits_folder(config, given, report) and not _is_whole(config, given)):
+    if folder is not None or _awaits_folder(config, given, report):
         return replace(described, pretrained_dir=folder, overrides=given)
     sequence = model.seq_length or (_LLAMA_SEQUENCE if is_legacy(config) else None)
     options = _options(config, given, sequence, report)
@@ -86,7 +86,7 @@ def _folder(config: Config, given: dict[str, Any], report: Report) -> Path | Non
     """``pretrained_model_dir``; in a plan it may be missing."""
     if config.pretrained_model_dir:
         return existing(report, "pretrained_model_dir", config.pretrained_model_dir, flag="pretrained_model_dir")
-    if _awaits_folder(config, given, report) and not _is_whole(config, given):
+    if _awaits_folder(config, given, report):
         report.fill_in("pretrained_model_dir", "is not set: a Hugging Face folder describes the model")
     return None
 
@@ -94,17 +94,14 @@ def _folder(config: Config, given: dict[str, Any], report: Report) -> Path | Non
 def _awaits_folder(config: Config, given: dict[str, Any], report: Report) -> bool:
     """Whether a plan is made for a model that is described later: by its folder, or since nothing is said of it yet."""
     silent = _family(config) is None and not any(name in given for name in _REQUIRED)
-    return report.planning and (config.pretrained_model_dir is not None or config.use_legacy is False or silent)
+    later = config.pretrained_model_dir is not None or config.use_legacy is False or silent
+    whole = _family(config) is not None and all(name in given for name in (*_REQUIRED, "intermediate_size"))
+    return report.planning and later and not whole
 
 
 def _family(config: Config) -> str | None:
     model = config.model.model_config
     return family_of(model.type, model.model_type, model.architectures, config.model.arch.type)
-
-
-def _is_whole(config: Config, given: dict[str, Any]) -> bool:
-    """Whether the file itself describes the model, so that its folder would add nothing to a plan."""
-    return _family(config) is not None and all(name in given for name in (*_REQUIRED, "intermediate_size"))
 
 
 def load_options(config: Config, report: Report, *, training: bool) -> LoadOptions:
