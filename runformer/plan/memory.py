@@ -43,12 +43,7 @@ def training_memory(
         part = _one_layer(share, model)
         layer, ends = _parameters(part.model.layers), _parameters(_ends(part, parallel))
         layers = _most_layers(options, parallel)
-        once, twice = (
-            _saved_by_layer(part, rows, length // parallel.context, parallel)
-            for rows in (train.batch_size, 2 * train.batch_size)
-        )
-    # Activations grow with the rows; what stays the same are copies of weights.
-    kept = twice - once
+        kept = _saved_by_layer(part, train.batch_size, length // parallel.context, parallel)
     in_flight = min(parallel.pipeline, train.accumulation_steps)  # micro-batches that the first stage has begun
     trainable = layer["trainable"] * layers + ends["trainable"]
     moments = _MOMENT_BYTES * (layer["trained numbers"] * layers + ends["trained numbers"])
@@ -57,7 +52,6 @@ def training_memory(
         "gradients": trainable,
         "optimizer states": math.ceil(moments / parallel.data) if parallel.shard_optimizer else moments,
         "activations": kept * layers * in_flight,
-        "weights in the compute dtype": (once - kept) * layers,
         "logits": _logits(share, model.precision, train.batch_size * length // parallel.context, device),
     }
 

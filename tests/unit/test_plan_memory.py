@@ -75,16 +75,17 @@ def test_a_step_keeps_what_was_estimated(precision: Precision, lora: LoraOptions
     optimizer.updates = 1  # its state is told from the first update on
     assert kinds["optimizer states"] == sum(m.numel() * m.element_size() for m in optimizer.state().values())
     kept = kept_by_forward(model)
-    estimated = kinds["activations"] + kinds["weights in the compute dtype"]
+    estimated = kinds["activations"]
     # The rest is the embedding, the last norm, and with adapters the first layer, which needs less than the others.
     assert abs(kept - estimated) <= 0.12 * kept, (kept, estimated)
 
 
-def test_copies_of_weights_are_kept_only_where_dtypes_differ() -> None:
+def test_no_copies_of_weights_are_kept() -> None:
+    """Half the bytes in the compute dtype are half the activations, and no more."""
     same, mixed = (estimate(ModelTask("x", OPTIONS, None, precision=precision)) for precision in PRECISIONS[:2])
     linear = sum(p.numel() for p in CausalLM(OPTIONS, Precision()).model.layers.parameters() if p.ndim > 1)
-    assert same["weights in the compute dtype"] == 0
-    assert mixed["weights in the compute dtype"] == 2 * linear
+    assert mixed["activations"] < 0.6 * same["activations"]
+    assert mixed["activations"] - same["activations"] / 2 < 0.2 * 2 * linear
 
 
 def test_layouts_split_what_they_say() -> None:
