@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -20,7 +20,7 @@ _OLD_FILES_KEPT = 5
 _SOURCE_ROOT = Path(__file__).resolve().parents[2]
 
 
-def setup_logging(log_dir: Path, rank: int = 0, console: bool = True) -> logging.Logger:
+def setup_logging(log_dir: Path, rank: int = 0, console: bool = True, notices: Iterable[str] = ()) -> logging.Logger:
     """Send the records (INFO and above) of "runformer" and the loggers below it to the console and to files.
 
     The files are ``<log_dir>/rank_<rank>/info.log`` and ``error.log`` (ERROR and above), appended to. A second
@@ -30,6 +30,7 @@ def setup_logging(log_dir: Path, rank: int = 0, console: bool = True) -> logging
         log_dir: the folder of logs; the environment variable ``LOG_MF_PATH`` overrides it.
         rank: this process's rank.
         console: whether this rank prints on standard output.
+        notices: what the run has to tell before anything else.
 
     Raises:
         RunformerError: the files cannot be made.
@@ -45,6 +46,8 @@ def setup_logging(log_dir: Path, rank: int = 0, console: bool = True) -> logging
     logger.propagate = False
     for handler in handlers:
         logger.addHandler(handler)
+    for notice in notices:
+        logger.info(notice)
     return logger
 
 

@@ -44,9 +44,7 @@ def predict(task: Task) -> None:
         TokenizerError, CheckpointError, ConfigError, DeviceError: what it takes is missing or damaged.
     """
     assert task.predict is not None, "the task predicts"
-    setup_logging(task.output_dir / "log")
-    for notice in task.notices:
-        logger.info(notice)
+    setup_logging(task.output_dir / "log", notices=task.notices)
     options = resolve_options(task.model)
     folder = model_folder(task)
     tokenizer = load_tokenizer(folder, task.tokenizer)

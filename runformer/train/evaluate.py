@@ -32,9 +32,7 @@ logger = logging.getLogger(__name__)
 def evaluate(task: Task) -> None:
     """Run an eval task: one pass over its dataset with the weights that it names."""
     assert task.evaluation is not None, "the task evaluates"
-    setup_logging(task.output_dir / "log")
-    for notice in task.notices:
-        logger.info(notice)
+    setup_logging(task.output_dir / "log", notices=task.notices)
     device = resolve_device(task.device)
     evaluator = Evaluator(task)
     model, source = build_for_training(task, device)

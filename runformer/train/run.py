@@ -70,9 +70,7 @@ class TrainingRun:
 
 def train(task: Task) -> None:
     """Run a training task to its end; a finished one is said to be finished."""
-    setup_logging(task.output_dir / "log")
-    for notice in task.notices:
-        logger.info(notice)
+    setup_logging(task.output_dir / "log", notices=task.notices)
     run = prepare(task)
     if not task.load.resume:
         set_aside_earlier_run(task.output_dir)
