@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -131,7 +132,16 @@ def test_compiled_models_of_one_shape_keep_their_own_weights() -> None:
         assert texts[0] == texts[1]
 
 
+@pytest.fixture
+def own_compiler_settings() -> Iterator[None]:
+    """Generation sets the compiler's limit for its whole process, which is one run; later tests keep theirs."""
+    with torch._dynamo.config.patch(recompile_limit=torch._dynamo.config.recompile_limit):
+        yield
+    torch.compiler.reset()
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.usefixtures("own_compiler_settings")
 def test_more_shapes_than_may_be_compiled_run_eagerly_and_it_is_said(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -298,3 +298,5 @@ def test_the_compiler_does_not_see_an_evaluation(task: Task) -> None:
     assert row.loss == Evaluator(task)(eager, None, None).loss
     compiled(batch)
     assert len(graphs) == count
+    Evaluator(task)(compiled, None, None)
+    assert len(graphs) > count
