@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from runformer.config.problems import suggestion
-from runformer.config.schema import Key, Slot, describe, section_in, slots_of
+from runformer.config.schema import Key, Slot, describe, section_in, slots_of, spell_number
 from runformer.config.sections import Config
 from runformer.errors import UsageError
 
@@ -92,16 +92,12 @@ def values(slot: Slot) -> str:
     key = slot.key
     allowed = f"one of {', '.join(key.choices)}" if key.choices else describe(slot.hint)
     bounds = "".join(
-        f", {word} {_number(bound)}"
+        f", {word} {spell_number(bound)}"
         for word, bound in (("at least", key.least), ("more than", key.above), ("at most", key.most))
         if bound is not None and bound != math.inf
     )
     given = slot.default not in (None, dataclasses.MISSING)
     return allowed + bounds + (f"; {slot.default!r} if left out" if given else "")
-
-
-def _number(bound: float) -> str:
-    return str(int(bound)) if float(bound).is_integer() else f"{bound:g}"
 
 
 def effect(key: Key) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
-from runformer.config.problems import nearest
+from runformer.config.problems import cut, nearest
 from runformer.config.task import ModelOptions
 from runformer.config.yaml_file import Node
 from runformer.errors import ConfigError
@@ -83,7 +83,7 @@ def refuse_other_families(root: Node) -> None:
             if name not in _known():
                 near = nearest(name, _known(), likeness=0.85)
                 raise ConfigError(
-                    f"{node.place}: {path}: the model family of {name!r} is not supported"
+                    f"{node.place}: {path}: the model family of {cut(name)!r} is not supported"
                     + (f"; did you mean {near!r}?" if near else ""),
                     hint=_HINT,
                 )
@@ -115,7 +115,7 @@ def _refuse_other_architectures(root: Node) -> None:
 def _refuse_other_tasks(root: Node) -> None:
     trainer = node_at(root, "trainer.type")
     if trainer is not None and isinstance(trainer.value, str) and trainer.value != _TRAINER:
-        text = f"{trainer.place}: trainer.type: {trainer.value!r} is not supported"
+        text = f"{trainer.place}: trainer.type: {cut(trainer.value)!r} is not supported"
         raise ConfigError(text, hint=f"the only trainer is {_TRAINER}, for language models ({SUPPORTED})")
     pynative = [name for name in _PYNATIVE_SECTIONS if node_at(root, name) is not None]
     if len(pynative) > 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from runformer.config.problems import Report
+from runformer.config.problems import Report, cut
 
 _PLACEHOLDER = re.compile(r"^(\./)?/?path[/_]|/\.{2,3}/|[{}]|/path/|^/home/common/|^your[_/]", re.IGNORECASE)
 
@@ -46,8 +46,8 @@ def existing(report: Report, key: str, name: str, *, flag: str) -> Path | None:
     path = absolute(name)
     if is_there(path):
         return path
-    advice = "replace this placeholder" if is_placeholder(name) else f"there is nothing at {display(path)}"
-    text = f"is {name!r}: {advice} (--{flag} PATH gives another)"
+    advice = "replace this placeholder" if is_placeholder(name) else f"there is nothing at {cut(display(path))}"
+    text = f"is {cut(name)!r}: {advice} (--{flag} PATH gives another)"
     if not report.planning:
         raise report.failure(key, text)
     report.fill_in(key, text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -62,7 +63,7 @@ def read_plugin(
 
 
 def _number(name: str, value: object, least: float, path: str, report: Report) -> dict[str, float]:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= sys.float_info.max:
         report.error(f"{path}.{name}", f"must be a number, at least {least:g}, not {value!r}")
         return {}
     return {name: value}

@@ -16,6 +16,9 @@ from runformer.errors import ConfigError
 T = TypeVar("T")
 
 COMMAND_LINE_RANK = 1
+MAX_LINES = 100  # of one error: whoever has that many problems has one
+_LONGEST_LINE = 2000
+_LONGEST_SHOWN = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,12 @@ class Place:
 
     def __str__(self) -> str:
         return self.source if self.line is None else f"{self.source}:{self.line}:{self.column}"
+
+
+def cut(text: str, longest: int = _LONGEST_SHOWN) -> str:
+    """A text as a message shows it: of a long one the middle is left out, since paths differ at the end."""
+    tail = longest // 4
+    return text if len(text) <= longest else f"{text[: longest - tail]}…{text[-tail:]}"
 
 
 def nearest(name: str, known: Iterable[str], *, likeness: float = 0.6) -> str | None:
@@ -164,10 +173,13 @@ class Report:
         if not self._problems:
             return
         ordered = sorted(self._problems, key=_position)
-        lines = list(dict.fromkeys(text if place is None else f"{place}: {text}" for place, text in ordered))
-        if len(lines) == 1:
+        found = list(dict.fromkeys(text if place is None else f"{place}: {text}" for place, text in ordered))
+        lines = [cut(line, _LONGEST_LINE) for line in found[:MAX_LINES]]
+        if len(found) == 1:
             raise ConfigError(lines[0])
-        raise ConfigError(f"{self.source}: {len(lines)} problems\n" + "\n".join(f"  {line}" for line in lines))
+        if len(found) > MAX_LINES:
+            lines.append(f"… and {len(found) - MAX_LINES} more")
+        raise ConfigError(f"{self.source}: {len(found)} problems\n" + "\n".join(f"  {line}" for line in lines))
 
 
 def _position(problem: tuple[Place | None, str]) -> tuple[int, str, int, int]:

@@ -12,13 +12,13 @@ from runformer.config.flags import CommandLine, parse_command_line
 from runformer.config.overrides import apply
 from runformer.config.paths import absolute, display
 from runformer.config.plugins import find_plugins
-from runformer.config.problems import Report, nearest
+from runformer.config.problems import Report, cut, nearest
 from runformer.config.resolve_device import compile_mode, device_options
 from runformer.config.resolve_model import load_options, model_task
 from runformer.config.resolve_parallel import parallel_options
 from runformer.config.resolve_predict import predict_task, tokenizer_options
 from runformer.config.resolve_train import evaluation_task, train_task
-from runformer.config.schema import Mode, Reader
+from runformer.config.schema import Mode, Reader, spell
 from runformer.config.sections import Config
 from runformer.config.task import RunMode, Task
 from runformer.config.yaml_file import Node, load_tree
@@ -72,7 +72,8 @@ def _run_mode(root: Node) -> RunMode:
             return known
     near = nearest(str(name), _RUN_MODES)
     suggestion = f": did you mean {near!r}?" if near else ""
-    raise ConfigError(f"{node.place}: run_mode must be {_CHOICE}, not {name!r}{suggestion}")
+    shown = cut(repr(name)) if isinstance(name, str) else spell(node)
+    raise ConfigError(f"{node.place}: run_mode must be {_CHOICE}, not {shown}{suggestion}")
 
 
 def _reader_modes(root: Node, run_mode: RunMode) -> tuple[Mode, ...]:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeVar
 
 from runformer.config.plugin_sections import PluginSection, read_plugin
-from runformer.config.problems import Report, nearest, suggestion
+from runformer.config.problems import Report, cut, nearest, suggestion
 from runformer.config.yaml_file import Entry, Node
 from runformer.plugins.registry import REGISTRY, Kind
 
@@ -36,6 +36,7 @@ Mode = Literal["train", "eval", "predict"]
 _OFF: tuple[object, ...] = (None, False, "", "None", "off", "none")
 _BEYOND_INTEGERS = 2**63
 _LONGEST_SHOWN = 60  # characters of a value in a message
+MAX_SUGGESTIONS = 50  # in one file: each is looked for in the whole schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +164,9 @@ def _accepts_scalar(hint: Any, value: object) -> bool:
         return isinstance(value, str | int | float)
     if not isinstance(value, int | float) or (isinstance(value, int) and abs(value) >= _BEYOND_INTEGERS):
         return False
-    return not math.isnan(value) if hint is float else isinstance(value, int) or value.is_integer()
+    if hint is float:
+        return not math.isnan(value)
+    return isinstance(value, int) or (value.is_integer() and abs(value) < _BEYOND_INTEGERS)
 
 
 def describe(hint: Any) -> str:
@@ -195,7 +198,7 @@ def spell(node: Node) -> str:
         return "a group of keys"
     if isinstance(node.value, list):
         return "a list"
-    text = node.text if len(node.text) <= _LONGEST_SHOWN else f"{node.text[:_LONGEST_SHOWN]}…"
+    text = cut(node.text, _LONGEST_SHOWN)
     return f"the text {text!r}" if isinstance(node.value, str) else (text or "empty")
 
 
@@ -207,6 +210,7 @@ class Reader:
         self.report = report
         self.modes = frozenset(modes)
         self._read_before: dict[tuple[int, type], Any] = {}
+        self._unknown_keys = 0
 
     def section(self, section: type[T], node: Node, path: str = "", *, open_: bool = False, quiet: bool = False) -> T:
         """One section as its dataclass. ``quiet``: it is not used in this run mode, so nothing is said about it."""
@@ -241,13 +245,16 @@ class Reader:
             chosen[slot.name] = (name, entry)
 
     def _unknown(self, section: type, name: str, entry: Entry, path: str) -> None:
+        self._unknown_keys += 1
+        text = self._suggestion(section, name) if self._unknown_keys <= MAX_SUGGESTIONS else ""
+        self.report.error(f"{path}{cut(name)}", f"is not a known key{text}", entry.key)
+
+    def _suggestion(self, section: type, name: str) -> str:
         elsewhere = next(paths_of(self.root, name), None)
         if elsewhere is None:
-            text = suggestion(name, meanings_of(section))
-        else:
-            parent = elsewhere.rpartition(".")[0]
-            text = f": it belongs to {parent}" if parent else ": it belongs to the top level"
-        self.report.error(f"{path}{name}", f"is not a known key{text}", entry.key)
+            return suggestion(name, meanings_of(section))
+        parent = elsewhere.rpartition(".")[0]
+        return f": it belongs to {parent}" if parent else ": it belongs to the top level"
 
     def _read(self, values: dict[str, Any], slot: Slot, node: Node, path: str, quiet: bool) -> None:
         if not _accepts(slot.hint, node):
@@ -276,6 +283,8 @@ class Reader:
             numbered = enumerate(node.value)
             items = (self._variant(slot.key, others, item, f"{path}[{index}]", quiet) for index, item in numbered)
             return [item for item in items if item is not None]
+        if isinstance(node.value, list) and typing.get_origin(hint) is list:
+            return [self._value(slot, typing.get_args(hint)[0], item, path, quiet) for item in node.value]
         if hint in (int, float):
             return hint(node.value)
         return node.text if hint is str and not isinstance(node.value, str) else plain(node)
@@ -318,12 +327,17 @@ class Reader:
         return not wrong
 
 
+def spell_number(bound: float) -> str:
+    """A bound as people write it: 16777216, not 1.67772e+07."""
+    return str(int(bound)) if float(bound).is_integer() else f"{bound:g}"
+
+
 def _each(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
 def _shown(value: Any) -> str:
-    return f"{value!r}" if isinstance(value, bool | int | float | str) else "given"
+    return cut(f"{value!r}", _LONGEST_SHOWN) if isinstance(value, bool | int | float | str) else "given"
 
 
 def _out_of_bounds(key: Key, value: Any) -> str | None:
@@ -333,12 +347,12 @@ def _out_of_bounds(key: Key, value: Any) -> str | None:
         return f"must be one of {', '.join(key.choices)}, not {value!r}" + (f": did you mean {near!r}?" if near else "")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    if math.isinf(value) and key.most != math.inf:
+    if isinstance(value, float) and math.isinf(value) and key.most != math.inf:
         return f"must be finite, not {value}"
     if key.least is not None and value < key.least:
-        return f"must be at least {key.least:g}, not {value}"
+        return f"must be at least {spell_number(key.least)}, not {value}"
     if key.above is not None and value <= key.above:
-        return f"must be more than {key.above:g}, not {value}"
+        return f"must be more than {spell_number(key.above)}, not {value}"
     if key.most is not None and value > key.most:
-        return f"must be at most {key.most:g}, not {value}"
+        return f"must be at most {spell_number(key.most)}, not {value}"
     return None

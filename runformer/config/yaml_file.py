@@ -15,7 +15,8 @@ from typing import NamedTuple, TypeAlias
 
 import yaml
 
-from runformer.config.problems import Place
+from runformer.config.paths import is_there
+from runformer.config.problems import Place, cut
 from runformer.errors import ConfigError
 
 Scalar: TypeAlias = bool | int | float | str | None
@@ -23,7 +24,8 @@ Scalar: TypeAlias = bool | int | float | str | None
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 20
 MAX_NODES = 20_000  # after aliases are unfolded
-MAX_BASE_CONFIGS = 10
+MAX_BASE_CONFIGS = 10  # one that is named twice counts twice
+MAX_DIGITS = 1000  # of an integer; Python prints none much longer
 
 _TAG = "tag:yaml.org,2002:"
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
@@ -65,7 +67,7 @@ def scalar_value(text: str) -> Scalar:
             return _integer(text.replace("_", ""))
         if _FLOAT.fullmatch(text):
             return float(text.replace("_", ""))
-    except ValueError:  # "0x_", or more digits than Python converts
+    except ValueError:  # "0x_", or too many digits
         return text
     special = _SPECIAL_FLOAT.fullmatch(text)
     if special is None:
@@ -74,6 +76,8 @@ def scalar_value(text: str) -> Scalar:
 
 
 def _integer(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"{len(digits)} digits")
     bare = digits.lstrip("+-")
     base = 16 if bare.startswith("0x") else 2 if bare.startswith("0b") else 8 if bare.startswith("0") else 10
     return int(digits, base)
@@ -98,6 +102,7 @@ class _Builder:
         self.events: Iterator[yaml.Event] = iter(yaml.parse(text, Loader=yaml.SafeLoader))
         self.anchors: dict[str, Node] = {}
         self.sizes: dict[int, int] = {}
+        self.merged = 0
         self.unfinished: set[str] = set()
 
     def document(self) -> Node | None:
@@ -149,18 +154,22 @@ class _Builder:
             self.unfinished.add(anchor)
         node, size = self._fresh(event, depth)
         if size > MAX_NODES:
-            raise ConfigError(f"{node.place}: more than {MAX_NODES} values, once aliases are unfolded")
+            raise self._too_many(node.place)
         self.sizes[id(node)] = size
         if anchor is not None:
             self.unfinished.discard(anchor)
             self.anchors[anchor] = node
         return node
 
+    def _too_many(self, place: Place) -> ConfigError:
+        return ConfigError(f"{place}: more than {MAX_NODES} values, once aliases are unfolded")
+
     def _alias(self, event: yaml.AliasEvent) -> Node:
+        name = cut(str(event.anchor))
         if event.anchor in self.unfinished:
-            raise ConfigError(f"{self._at(event)}: *{event.anchor} stands inside what it names")
+            raise ConfigError(f"{self._at(event)}: *{name} stands inside what it names")
         if event.anchor not in self.anchors:
-            raise ConfigError(f"{self._at(event)}: no anchor &{event.anchor} stands before *{event.anchor}")
+            raise ConfigError(f"{self._at(event)}: no anchor &{name} stands before *{name}")
         return self.anchors[event.anchor]
 
     def _fresh(self, event: yaml.ScalarEvent | yaml.CollectionStartEvent, depth: int) -> tuple[Node, int]:
@@ -177,7 +186,7 @@ class _Builder:
         return Node(entries, place), 1 + sum(self.sizes[id(entry.node)] for entry in entries.values())
 
     def _unknown_tag(self, event: yaml.ScalarEvent | yaml.CollectionStartEvent) -> ConfigError:
-        return ConfigError(f"{self._at(event)}: the tag {event.tag!r} is not allowed; plain values only")
+        return ConfigError(f"{self._at(event)}: the tag {cut(str(event.tag))!r} is not allowed; plain values only")
 
     def _scalar(self, event: yaml.ScalarEvent, place: Place) -> Scalar:
         if event.tag is None:
@@ -195,7 +204,7 @@ class _Builder:
             raise self._unknown_tag(event)
         value = scalar_value(event.value)
         if not isinstance(value, kind):
-            raise ConfigError(f"{place}: {event.value!r} does not fit its tag {event.tag!r}")
+            raise ConfigError(f"{place}: {cut(event.value)!r} does not fit its tag {event.tag!r}")
         return value
 
     def _items(self, depth: int) -> list[Node]:
@@ -207,25 +216,31 @@ class _Builder:
     def _entries(self, depth: int) -> dict[str, Entry]:
         entries: dict[str, Entry] = {}
         merged: dict[str, Entry] = {}
+        seen: dict[tuple[str, bool], Place] = {}
         while not isinstance(event := self._next(), yaml.MappingEndEvent):
             place = self._at(event)
             if not isinstance(event, yaml.ScalarEvent):
                 raise ConfigError(f"{place}: a key must be a plain name")
             node = self._node(self._next(), depth + 1)
-            if event.value == "<<" and event.style is None:
-                merged = self._merged(node)
-                continue
-            if event.value in entries:
-                raise ConfigError(f"{place}: the key {event.value!r} was set before, at {entries[event.value].key}")
-            entries[event.value] = Entry(place, node)
+            merges = event.value == "<<" and event.style is None
+            before = seen.setdefault((event.value, merges), place)
+            if before is not place:
+                raise ConfigError(f"{place}: the key {cut(event.value)!r} was set before, at {before}")
+            if merges:
+                merged = self._merged(node, place)
+            else:
+                entries[event.value] = Entry(place, node)
         return merged | entries
 
-    def _merged(self, node: Node) -> dict[str, Entry]:
+    def _merged(self, node: Node, place: Place) -> dict[str, Entry]:
         """The keys that ``<<: *anchor`` or ``<<: [*a, *b]`` brings in; of two the first wins."""
         result: dict[str, Entry] = {}
         for source in node.value if isinstance(node.value, list) else [node]:
             if not isinstance(source.value, dict):
                 raise ConfigError(f"{source.place}: '<<' merges mappings only")
+            self.merged += len(source.value)
+            if self.merged > MAX_NODES:  # told here, since every merge makes a mapping of its own
+                raise self._too_many(place)
             result = source.value | result
         return result
 
@@ -255,11 +270,12 @@ def _shape(node: Node) -> str:
 
 def _read_text(path: Path) -> str:
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{path}: larger than {MAX_BYTES // 1024} KiB; this is no task file")
-        data = path.read_bytes()
+        with path.open("rb") as file:  # the size says nothing of a device or a pipe
+            data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"{path}: larger than {MAX_BYTES // 1024} KiB; this is no task file")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -284,14 +300,16 @@ def load_tree(path: Path) -> Node:
     Raises:
         ConfigError: as ``read_yaml``; also if files name each other in a circle.
     """
-    return _load(path, ())
+    return _load(path, (), [])
 
 
-def _load(path: Path, opened: tuple[Path, ...]) -> Node:
+def _load(path: Path, opened: tuple[Path, ...], read: list[Path]) -> Node:
+    """One file with its bases: ``opened`` are the files on the way to it, ``read`` all that were read so far."""
     if path.resolve() in opened:
         raise ConfigError(f"{path}: base_config leads back to this file")
-    if len(opened) > MAX_BASE_CONFIGS:
+    if len(read) > MAX_BASE_CONFIGS:
         raise ConfigError(f"{path}: base_config is followed through at most {MAX_BASE_CONFIGS} files")
+    read.append(path)
     child = read_yaml(path, rank=-len(opened))
     assert isinstance(child.value, dict)
     entry = child.value.pop("base_config", None)
@@ -300,9 +318,10 @@ def _load(path: Path, opened: tuple[Path, ...]) -> Node:
     result: Node | None = None
     for name in _base_names(entry.node):
         base = path.parent / name
-        if not base.is_file():
-            raise ConfigError(f"{entry.node.place}: base_config names {name}, and {base} is not a file")
-        parent = _load(base, (*opened, path.resolve()))
+        if not (is_there(base) and base.is_file()):
+            text = f"base_config names {cut(name)!r}, and {cut(str(base))!r} is not a file"
+            raise ConfigError(f"{entry.node.place}: {text}")
+        parent = _load(base, (*opened, path.resolve()), read)
         result = parent if result is None else _merge(result, parent)
     return child if result is None else _merge(result, child)
 

@@ -51,7 +51,7 @@ def test_the_page_in_docs_is_current(repository: Path) -> None:
 
 def test_an_explanation_has_meaning_values_effect_and_other_names() -> None:
     assert explain("model.model_config.num_key_value_heads").splitlines() == [
-        "model.model_config.n_kv_heads: an integer, at least 1",
+        "model.model_config.n_kv_heads: an integer, at least 1, at most 16777216",
         "  Number of key and value heads.",
         "  Sets model.options.num_kv_heads.",
         "  Also known as n_kv_heads, num_query_groups.",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from pathlib import Path
 
 import pytest
 from config_tasks import MINIMAL, load
-from hypothesis import given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from runformer.config.flags import OWN_FLAGS, CommandLine, make_parser, parse_command_line
@@ -190,6 +191,102 @@ def test_any_arguments_parse_or_end_in_a_usage_error(arguments: list[str]) -> No
         return
     with contextlib.suppress(UsageError):
         assert parse(*arguments).config
+
+
+ODD_VALUES = [
+    *("1.0", "1e-5", "1e400", "inf", "-inf", "nan", "None", "null", "", " ", "-1", "-x", "0x_", "9" * 5000, "x" * 5000),
+    *("True", "flase", "x=y", "a: b", "'quoted", "*a", "&a", "!!int x", "\0", "\ud800", "\x85", "ü", "#", "~nobody/x"),
+    *(
+        "[1",
+        "[1, 'a']",
+        "[[1e400]]",
+        '{"a": {"b": [1, None]}}',
+        "{a: *b}",
+        "[" * 50,
+        "{type: x}",
+        "[{type: x}]",
+        '"\\0"',
+    ),
+]
+GENERIC = [
+    "seed",
+    "model",
+    "context",
+    "callbacks",
+    "callbacks.0.type",
+    "eval_callbacks",
+    "parallel_config.data_parallel",
+]
+GENERIC += [
+    "optimizer.eps",
+    "optimizer.betas",
+    "train_dataset",
+    "train_dataset.input_columns",
+    "model.model_config.theta",
+]
+# The command line took a value away that the file does not give either, so that nothing stands anywhere.
+TAKEN_AWAY = re.compile(r"(is not set|does not describe a model)")
+
+
+def said_by(folder: Path, *arguments: str) -> str:
+    """What loading a task with these arguments ends in: a message, or nothing."""
+    try:
+        load(folder, MINIMAL + "callbacks: [{type: MFLossMonitor}]\n", *arguments)
+    except (ConfigError, UsageError) as error:
+        return error.message
+    return ""
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_value_of_any_flag_is_taken_or_refused_at_the_flag(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: st.DataObject
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    value = data.draw(st.sampled_from(ODD_VALUES) | st.text(max_size=12))
+    name = data.draw(st.sampled_from([*GENERIC, *(set(ORIGINAL_FLAGS) - {"config", "register_path", "options"})]))
+    forms = [[f"--{name}", value], [f"--{name}={value}"]]
+    if name in GENERIC:
+        forms.append(["--options", f"{name}={value}"])
+    said = said_by(tmp_path, *data.draw(st.sampled_from(forms)))
+    assert len(said) < 5000 + len(value)
+    assert not said or f"--{name}" in said or TAKEN_AWAY.search(said) or "task.yaml:" in said or value[:1] == "-"
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_misspelt_override_is_never_let_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: st.DataObject
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = data.draw(st.sampled_from([path for path in GENERIC if ".0." not in path]))
+    at, letter = data.draw(st.integers(1, len(path))), data.draw(st.sampled_from("aeioxz_"))
+    wrong = path[:at] + letter + path[at:]
+    assume(not any(name.startswith(wrong) for name in ORIGINAL_FLAGS))
+    said = said_by(tmp_path, f"--{wrong}", "1")
+    assert re.search(rf"--{wrong}\b", said)
+    assert re.search(r"is not a known key|unknown flag", said)
+
+
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        ("--runner_config.epoch", "runner_config.epoch is not a known key: did you mean 'epochs'?"),
+        ("--runner_confg.epochs", "runner_confg is not a known key: did you mean 'runner_config'?"),
+        ("--runner_config.weight_decay", "is not a known key: it belongs to optimizer"),
+        ("--model.model_config.num_layer", "is not a known key: did you mean 'num_layers'?"),
+        (
+            "--callbacks.0.per_print_time",
+            "callbacks[0].per_print_time is not a known key: did you mean 'per_print_times'?",
+        ),
+    ],
+)
+def test_a_misspelt_override_gets_a_suggestion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str, expected: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert f"command line: {flag}: " in said_by(tmp_path, flag, "3")
+    assert expected in said_by(tmp_path, flag, "3")
 
 
 def test_an_unknown_key_of_an_override_is_a_config_error_at_the_flag(

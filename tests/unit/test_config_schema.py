@@ -98,7 +98,7 @@ def test_a_key_in_the_wrong_section_is_sent_to_the_right_one(tmp_path: Path) -> 
         ("seed: true", "seed must be an integer, not true"),
         ("seed: 1.5", "seed must be an integer, not 1.5"),
         ("seed: -1", "seed must be at least 0, not -1"),
-        ("seed: 99999999999", "seed must be at most 4.29497e+09, not 99999999999"),
+        ("seed: 99999999999", "seed must be at most 4294967295, not 99999999999"),
         ("use_parallel: 'Flase'", "use_parallel must be True or False, not the text 'Flase'"),
         ("resume_training: 3.5", None),
         ("resume_training: [a]", "resume_training must be True or False or text, not a list"),
@@ -110,6 +110,12 @@ def test_a_key_in_the_wrong_section_is_sent_to_the_right_one(tmp_path: Path) -> 
         ("optimizer: {eps: .inf}", "optimizer.eps must be finite, not inf"),
         (f"optimizer: {{eps: {10**400}}}", "optimizer.eps must be a number, not 1000"),
         (f"seed: {10**400}", "seed must be an integer, not 1000"),
+        ("runner_config: {epochs: 1e300}", "runner_config.epochs must be an integer, not 1e300"),
+        (f"grouped_lr_schedule: {10**400}", "grouped_lr_schedule cannot be 1000"),
+        (f"grouped_lr_schedule: 0x{'f' * 5000}", "grouped_lr_schedule cannot be '0xfff"),
+        ("use_parallel: fals", "use_parallel must be True or False, not the text 'fals'; did you mean False?"),
+        ("use_parallel: 0", "use_parallel must be True or False, not 0"),
+        ("lr_schedule: {type: CosineWithWarmUpLR, learning_rate: '1e-5'}", "must be a number, not the text '1e-5'"),
         ("runner_wrapper: {scale_sense: 0}", "runner_wrapper.scale_sense must be more than 0, not 0.0"),
         ("runner_wrapper: {scale_sense: {type: DynamicLossScale}}", "did you mean 'DynamicLossScaleUpdateCell'?"),
         ("callbacks: {a: 1}", "callbacks must be a list"),
@@ -139,6 +145,17 @@ def test_numbers_may_be_text_and_whole_floats_integers(tmp_path: Path) -> None:
     assert task.model.name == "1.50"
     assert task.train is not None
     assert task.train.epochs == 2
+
+
+def test_items_of_a_list_become_what_the_list_holds(tmp_path: Path) -> None:
+    (tmp_path / "2024").touch()
+    (tmp_path / "1.50").touch()
+    text = MINIMAL.replace("rows.mindrecord", "[2024, 1.50]") + "optimizer: {betas: [0, 0.5]}\n"
+    task = load(tmp_path, text.replace("    num_heads", "    eos_token_id: [2.0, 3]\n    num_heads"))
+    assert task.train is not None
+    assert task.train.data.paths == (tmp_path / "2024", tmp_path / "1.50")
+    assert task.model.options is not None
+    assert [type(token) for token in task.model.options.eos_token_ids] == [int, int]
 
 
 def test_null_and_the_text_none_mean_not_given(tmp_path: Path) -> None:

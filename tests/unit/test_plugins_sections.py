@@ -98,6 +98,10 @@ def test_a_schedule_has_the_runs_steps_unless_the_section_says_otherwise(written
             "weight_decay must be a number, at least 0, not -1",
         ),
         ("optimizer: {type: Momentum, momentum: 1, weight_decay: x}", "must be a number, at least 0, not 'x'"),
+        (
+            f"optimizer: {{type: Momentum, momentum: 1, weight_decay: {10**400}}}",
+            "must be a number, at least 0, not 1000",
+        ),
         ("lr_schedule: {type: HalfLR, total_steps: 2.5}", "lr_schedule.total_steps must be a whole number of steps"),
         ("lr_schedule: {type: HalfLR, total_steps: 0}", "lr_schedule.total_steps must be a whole number of steps"),
         ("callbacks: [{type: Watch, x: 1}]", f"task.yaml:{LINE}:27: callbacks[0].x is not a key of the callback Watch"),

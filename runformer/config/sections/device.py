@@ -92,7 +92,10 @@ class ParallelConfig:
         "parallel.pipeline", "Number of stages that the layers are cut into.", least=1, most=_DEVICES
     )
     micro_batch_num: int | None = sets(
-        "train.accumulation_steps", "Number of micro-batches in the pipeline; at least its stages.", least=1
+        "train.accumulation_steps",
+        "Number of micro-batches in the pipeline; at least its stages.",
+        least=1,
+        most=_DEVICES,
     )
     seq_split_num: int | None = no_effect(PARALLEL, "Number of parts of a sequence in the pipeline.", accepted=(1,))
     use_seq_parallel: bool | None = sets(

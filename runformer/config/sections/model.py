@@ -32,6 +32,11 @@ DTYPES = {
     "bf16": "bfloat16",
 }
 _DTYPE_NAMES = tuple(DTYPES)
+# More than any model has, and little enough to be multiplied with each other.
+_TOKENS = 2**31
+_POSITIONS = 2**31
+_WIDTH = 2**24
+_LAYERS = 10_000
 _LORA_ONLY = "lora is the only kind of adapter that is supported"
 
 
@@ -42,7 +47,7 @@ class PetConfig:
     OTHERS: ClassVar[Mapping[str, Key]] = OF_OTHER_ADAPTERS
 
     pet_type: str | None = sets("model.lora", "Kind of adapter; lora.")
-    lora_rank: int = sets("model.lora.rank", "Inner size of an adapter.", 8, least=1)
+    lora_rank: int = sets("model.lora.rank", "Inner size of an adapter.", 8, least=1, most=_WIDTH)
     lora_alpha: float = sets("model.lora.alpha", "An adapter's output is scaled by alpha / rank.", 16.0, above=0)
     lora_dropout: float = sets("model.lora.dropout", "Dropout on an adapter's input.", 0.01, least=0, most=0.999)
     target_modules: str = sets(
@@ -94,31 +99,44 @@ class ModelConfig:
     type: str | None = sets("model", "Class of the configuration, such as LlamaConfig.")
     model_type: str | None = sets("model", "Hugging Face's name of the family, such as qwen3.")
     architectures: str | list[str] | None = sets("model", "Hugging Face's class of the model.")
-    vocab_size: int | None = sets("model.options.vocab_size", "Number of tokens.", least=1)
-    hidden_size: int | None = sets("model.options.hidden_size", "Width of a token's vector.", least=1)
+    vocab_size: int | None = sets("model.options.vocab_size", "Number of tokens.", least=1, most=_TOKENS)
+    hidden_size: int | None = sets("model.options.hidden_size", "Width of a token's vector.", least=1, most=_WIDTH)
     intermediate_size: int | None = sets(
-        "model.options.intermediate_size", "Inner width of the feed-forward.", aliases=("ffn_hidden_size",), least=1
+        "model.options.intermediate_size",
+        "Inner width of the feed-forward.",
+        aliases=("ffn_hidden_size",),
+        least=1,
+        most=_WIDTH,
     )
     multiple_of: int = sets(
-        "model.options.intermediate_size", "A derived inner width is a multiple of it.", 256, least=1
+        "model.options.intermediate_size", "A derived inner width is a multiple of it.", 256, least=1, most=_WIDTH
     )
-    ffn_dim_multiplier: float | None = sets("model.options.intermediate_size", "Stretches a derived width.", above=0)
+    ffn_dim_multiplier: float | None = sets(
+        "model.options.intermediate_size", "Stretches a derived width.", above=0, most=1000
+    )
     num_layers: int | None = sets(
-        "model.options.num_layers", "Number of layers.", aliases=("num_hidden_layers",), least=1
+        "model.options.num_layers", "Number of layers.", aliases=("num_hidden_layers",), least=1, most=_LAYERS
     )
     num_heads: int | None = sets(
-        "model.options.num_heads", "Number of attention heads.", aliases=("num_attention_heads",), least=1
+        "model.options.num_heads", "Number of attention heads.", aliases=("num_attention_heads",), least=1, most=_WIDTH
     )
     n_kv_heads: int | None = sets(
         "model.options.num_kv_heads",
         "Number of key and value heads.",
         aliases=("num_key_value_heads", "num_query_groups"),
         least=1,
+        most=_WIDTH,
     )
-    head_dim: int | None = sets("model.options.head_dim", "Width of a head.", aliases=("kv_channels",), least=2)
-    seq_length: int | None = sets("model.sequence_length", "Tokens in a training row.", least=1)
+    head_dim: int | None = sets(
+        "model.options.head_dim", "Width of a head.", aliases=("kv_channels",), least=2, most=_WIDTH
+    )
+    seq_length: int | None = sets("model.sequence_length", "Tokens in a training row.", least=1, most=_POSITIONS)
     max_position_embedding: int | None = sets(
-        "model.options.max_positions", "Longest sequence.", aliases=("max_position_embeddings",), least=1
+        "model.options.max_positions",
+        "Longest sequence.",
+        aliases=("max_position_embeddings",),
+        least=1,
+        most=_POSITIONS,
     )
     rms_norm_eps: float | None = sets(
         "model.options.rms_norm_eps", "Added under the root of a norm.", aliases=("layernorm_epsilon",), above=0

@@ -95,7 +95,7 @@ class Config:
     eval_dataset_task: DatasetTask = group("MindFormers' class around it.", DatasetTask, modes=_EVAL)
     metric: Metric = group("What evaluation measures.", Metric, modes=_EVAL)
     micro_batch_interleave_num: int | None = sets(
-        "train.accumulation_steps", "Parts of a batch whose work overlaps; each is a micro-batch.", least=1
+        "train.accumulation_steps", "Parts of a batch whose work overlaps; each is a micro-batch.", least=1, most=1024
     )
     processor: Processor = group("What turns text into tokens.", Processor)
     generation_config: GenerationConfig = group("How tokens are picked.", GenerationConfig, modes=_PREDICT)

@@ -21,15 +21,18 @@ from runformer.config.sections.reasons import (
     VISION,
 )
 
+_ROWS = 2**24  # of a batch, and batches of a step: more than any device holds
+_EPOCHS = 10**9
+
 
 @dataclass(frozen=True, slots=True)
 class RunnerConfig:
     """``runner_config``: how long and in what portions to train."""
 
-    epochs: int = sets("train.epochs", "Number of passes over the dataset, in all.", 1, least=1)
-    batch_size: int = sets("train.batch_size", "Rows in a batch.", 1, least=1)
+    epochs: int = sets("train.epochs", "Number of passes over the dataset, in all.", 1, least=1, most=_EPOCHS)
+    batch_size: int = sets("train.batch_size", "Rows in a batch.", 1, least=1, most=_ROWS)
     gradient_accumulation_steps: int = sets(
-        "train.accumulation_steps", "Batches whose gradients make one optimizer step.", 1, least=1
+        "train.accumulation_steps", "Batches whose gradients make one optimizer step.", 1, least=1, most=_ROWS
     )
     sink_mode: bool | int = sets("train.loss_line", "Whether the loss line shows the step's loss alone.", True)
     sink_size: int | None = no_effect("every step is reported", "Steps that run on the device between reports.")
