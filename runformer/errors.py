@@ -70,3 +70,13 @@ class TrainingError(RunformerError):
 
 class PredictError(RunformerError):
     """A prompt or a generation option cannot be used."""
+
+
+class LaunchError(RunformerError):
+    """A job's processes cannot be started, or do not find each other."""
+
+
+class ClusterTimeoutError(LaunchError):
+    """Not all machines of a job came in time."""
+
+    exit_code = 124

@@ -36,14 +36,22 @@ class Progress:
             self._bar = _make_bar()
             self._task = self._bar.add_task("", total=self._total_steps, completed=self._initial_step, figures="")
             self._bar.start()
-            _print_records_above(self._bar)
+            for handler in _console_handlers():
+                handler.write_line = self.write_line
         return self
 
-    def advance(self, loss: float, tokens_per_second: float) -> None:
-        """Show one more step, with its loss and its speed."""
+    def advance(self, loss: float, tokens_per_second: float, steps: int = 1) -> None:
+        """Show more steps, with the loss and the speed of the last one."""
         if self._bar is not None and self._task is not None:
             figures = f"loss {loss:.3f}  {tokens_per_second:,.0f} tokens/s"
-            self._bar.update(self._task, advance=1, figures=figures)
+            self._bar.update(self._task, advance=steps, figures=figures)
+
+    def write_line(self, line: str) -> None:
+        """Print a line above the bar, unwrapped: a loss line stays one line for who copies it."""
+        if self._bar is None:
+            write_stdout_line(line)
+        else:
+            self._bar.console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -79,16 +87,6 @@ def _make_bar() -> rich_progress.Progress:
         refresh_per_second=_REFRESHES_PER_SECOND,
         redirect_stderr=sys.stderr.isatty(),
     )
-
-
-def _print_records_above(bar: rich_progress.Progress) -> None:
-    """Let rich print the log lines, above its bar, unwrapped: a loss line stays one line for who copies it."""
-
-    def write_line(line: str) -> None:
-        bar.console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
-
-    for handler in _console_handlers():
-        handler.write_line = write_line
 
 
 def _console_handlers() -> list[ConsoleHandler]:
