@@ -216,7 +216,7 @@ class JobAgent(SimpleElasticAgent):
             signal=end.signal,
             stopped=end.stopped,
         )
-        if end.exit_code not in (0, PREEMPTED) and not self._told_to_stop:
+        if end.exit_code not in (0, PREEMPTED) and not self._stop.signal:
             self._fail(self._failure(end, rank))
 
     def _failure(self, end: WorkerEnd, rank: int) -> Failure:
@@ -249,7 +249,10 @@ class JobAgent(SimpleElasticAgent):
         self._cluster.state.failures.append(failure)
 
     def _note_server_gone(self) -> None:
-        if self._ended.get(-1) is None:
+        self._workers.pids.clear()
+        if self._stop.signal:
+            self._told_to_stop = self._cluster.state.stopped = self._stop.signal
+        elif -1 not in self._ended:
             self._ended[-1] = WorkerEnd(-1, self._workers.server_pid, 128 + signal.SIGKILL, signal.SIGKILL, False, 0)
             message = "the process that holds this machine's workers was killed, and all of them with it"
             state = self._cluster.state
@@ -383,5 +386,5 @@ class JobAgent(SimpleElasticAgent):
     def _wait_for_ends(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while self._workers.alive and (left := deadline - time.monotonic()) > 0:
-            self._workers.wait(left)
+            self._workers.wait(left)  # what ends now is no failure
             self._tick(self.attempt, self.stamps())

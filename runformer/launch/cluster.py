@@ -77,6 +77,7 @@ class Cluster:
         if hosts and addresses.is_own(address):
             self._host(address, facts)
         elif hosts:  # the name stands for a machine that passes connections on, as a service of Kubernetes does
+            self._refuse_second_first(address)
             own = addresses.route_to(address)
             self._say(f"MASTER_ADDR {self._options.master_addr} is not an address of this machine: listening on {own}")
             self._host(own, facts)
@@ -109,6 +110,14 @@ class Cluster:
         self.store.set("claim/0", socket.gethostname())
         hello = {"protocol": PROTOCOL, "nonce": self.nonce, "facts": dict(facts)}
         self._raw.set(_HELLO, json.dumps(hello))
+
+    def _refuse_second_first(self, address: str) -> None:
+        port = self._options.master_port
+        if _answers(address, port):
+            where = f"{address} port {port}"
+            self._raw = TCPStore(address, port, None, False, _STORE_TIMEOUT, wait_for_workers=False)
+            self._read_hello(where)
+            raise LaunchError(f"NODE_RANK 0 is {where} already: give this machine another NODE_RANK")
 
     def _join(self, address: str, facts: Facts) -> None:
         port = self._options.master_port
@@ -188,7 +197,8 @@ class Cluster:
 
     def _all_ready(self, attempt: int) -> bool:
         if lost := self.watch.lost():
-            raise LaunchError(f"{self.name_of(lost[0])} is lost: it has been silent for {lost[1]:.0f} s")
+            silent = f"it has been silent for {lost[1]:.0f} s" if lost[1] else "the connection to it broke"
+            raise LaunchError(f"{self.name_of(lost[0])} is lost: {silent}")
         if not self.is_host:
             news = self.watch.news
             if "gone" in news:

@@ -24,11 +24,13 @@ def threads_per_worker(local_world_size: int) -> int:
     return max(1, len(available_cores()) // local_world_size)
 
 
-def limit_threads(local_world_size: int) -> None:
-    """Set the thread limits that libraries read when they are loaded, where the user has not.
+def prepare_environment(local_world_size: int) -> None:
+    """Set what libraries read when they are loaded, where the user has not.
 
-    numpy's OpenBLAS makes its threads at once, which the fork server must not have.
+    numpy's OpenBLAS makes its threads at once, which the fork server must not have. Torch's C++ warnings are about
+    connections: that hosts have no names, that one broke. The agent says that in its own words.
     """
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_worker(local_world_size)))
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 

@@ -18,6 +18,9 @@ PREEMPTED, CONFIG_ERROR, DO_NOT_REQUEUE, TIMEOUT = 75, 78, 93, 124
 
 _TAIL_LINES, _TAIL_BYTES = 5, 1 << 14
 
+_NOISE = re.compile(r"\[W\d+ .*socket\.cpp:\d+\] ")
+"""Torch's warnings about names of hosts that cannot be looked up: no names are needed."""
+
 _ECHO_TYPES = frozenset({"DistBackendError", "DistNetworkError", "DistStoreError"})
 _ECHO_TEXT = re.compile(
     r"connection (was )?(closed|reset|refused|aborted)|broken pipe|socket (timeout|closed)|"
@@ -128,7 +131,7 @@ def last_lines(path: Path, lines: int = _TAIL_LINES) -> tuple[str, ...]:
             text = file.read().decode(errors="replace")
     except OSError:
         return ()
-    said = [line.rstrip() for line in text.splitlines() if line.strip()]
+    said = [line.rstrip() for line in text.splitlines() if line.strip() and not _NOISE.match(line)]
     crash = _last_with(said, "Fatal Python error: ")
     if crash is not None:
         frames = [line for line in said[crash:] if line.startswith("  File ")]

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 import psutil
 
+from runformer.launch.stop import STOP_SIGNALS
 from runformer.launch.worker import run_worker
 from runformer.launch.workers import WorkerEnd, WorkerStart
 
@@ -57,9 +58,9 @@ def kill_descendants(seconds: float = _KILL_SECONDS) -> None:
 
 def serve(channel: socket.socket, preload: Sequence[str], agent: int) -> NoReturn:
     """Do what the agent asks until it closes the channel; then kill all descendants and exit."""
-    os.setsid()  # the terminal's Ctrl-C is for the agent
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_DFL)
+    os.setsid()  # the terminal's Ctrl-C is for the agent, and so are other signals that ask to end the job
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     adopt_orphans()
     try:
         for name in preload:
@@ -124,7 +125,9 @@ class _ForkServer:
     def _become_worker(self, start: WorkerStart, server: int) -> NoReturn:
         try:
             signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for number in (signal.SIGCHLD, *STOP_SIGNALS):
+                signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             die_with(server)
             self._channel.close()
             os.close(self._wake)

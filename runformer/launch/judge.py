@@ -192,7 +192,8 @@ def _has_progressed(states: Mapping[int, NodeState]) -> bool:
 
 
 def lost_machine(node: int, state: NodeState, seconds: float) -> Failure:
-    """The failure of a machine that fell silent."""
+    """The failure of a machine that was last heard of ``seconds`` ago; 0: the connection to it broke."""
+    silent = f"the machine has said nothing for {seconds:.0f} s" if seconds else "the connection to the machine broke"
     return Failure(
         rank=None,
         node_rank=node,
@@ -200,5 +201,5 @@ def lost_machine(node: int, state: NodeState, seconds: float) -> Failure:
         kind="lost",
         exit_code=1,
         time=time.time() - seconds,
-        message=f"the machine has said nothing for {seconds:.0f} s: it, its launcher or the network to it is gone",
+        message=f"{silent}: it, its launcher or the network to it is gone",
     )

@@ -16,7 +16,7 @@ from runformer.errors import LaunchError, RunformerError
 from runformer.launch import address as addresses
 from runformer.launch.command import Command, find_command
 from runformer.launch.detach import detach
-from runformer.launch.environment import limit_threads
+from runformer.launch.environment import prepare_environment
 from runformer.launch.events import EventLog
 from runformer.launch.facts import job_facts, versions
 from runformer.launch.layout import Layout
@@ -197,7 +197,7 @@ class _Launch:
 
     def _preload(self) -> tuple[str, ...]:
         """Import torch where workers are forked, and name what else the fork server should import."""
-        limit_threads(self._options.local_world_size)
+        prepare_environment(self._options.local_world_size)
         if not self._options.fork_server or self._command.script is None:
             return ()
         import torch.distributed  # noqa: F401 - before the fork server is forked, so that it has it too

@@ -6,7 +6,7 @@ import signal
 import time
 from types import FrameType
 
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 
 
 class StopRequest:
@@ -23,7 +23,7 @@ class StopRequest:
 
     def install(self) -> None:
         """Handle these signals from now on; one that is ignored (nohup) stays ignored."""
-        for number in _SIGNALS:
+        for number in STOP_SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._handle)
 

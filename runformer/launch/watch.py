@@ -57,14 +57,17 @@ class Watch:
         """Seconds since a machine was last heard of; of one that has not come yet 0."""
         if node == self._node_rank or (node not in self._raw and node != 0):
             return 0.0
-        if node == 0 and self._broken:
-            return LOST_SECONDS
         return time.monotonic() - self._heard[node]
 
     def lost(self) -> tuple[int, float] | None:
-        """A machine that was here and is not heard of any more, and for how long; machine 0 alone watches all."""
+        """A machine that was here and is not heard of any more, and for how long; 0: the connection to it broke.
+
+        Machine 0 watches all others, which watch machine 0.
+        """
         if self._nodes == 1:
             return None
+        if self._broken and self._node_rank != 0:
+            return 0, 0.0
         for node in range(self._nodes) if self._node_rank == 0 else (0,):
             if (seconds := self.silence(node)) >= LOST_SECONDS:
                 return node, seconds

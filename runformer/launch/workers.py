@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -114,7 +115,8 @@ class Workers:
         """Send a signal to workers that are alive, and to the processes of their group."""
         ranks = sorted(self.alive if local_ranks is None else self.alive & set(local_ranks))
         if ranks:
-            self._send({"signal": number, "local_ranks": ranks})
+            with contextlib.suppress(ForkServerGone):  # the next wait says so
+                self._send({"signal": number, "local_ranks": ranks})
 
     def sweep(self) -> None:
         """Kill whatever ended workers have left running, and wait until it is gone.
