@@ -80,3 +80,13 @@ class ClusterTimeoutError(LaunchError):
     """Not all machines of a job came in time."""
 
     exit_code = 124
+
+
+class ParallelError(RunformerError):
+    """The processes of a run do not come together, or disagree."""
+
+
+class Preempted(RunformerError):
+    """The run was told to end, has saved where it stands, and ends; not a mistake of anybody."""
+
+    exit_code = 75

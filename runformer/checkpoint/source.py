@@ -66,7 +66,7 @@ def find_weights(load: LoadOptions, options: ModelOptions, *, verify: bool = Tru
         CheckpointError: it is missing, damaged, or of a kind that cannot be loaded.
     """
     assert load.path is not None, "there is a path to look at"
-    return next(_sources(load.path, load.resume_name, options, verify))
+    return next(_sources(load.path, load, options, verify))
 
 
 def find_resume(load: LoadOptions, output_dir: Path, options: ModelOptions, *, verify: bool = True) -> WeightSource:
@@ -78,7 +78,7 @@ def find_resume(load: LoadOptions, output_dir: Path, options: ModelOptions, *, v
         CheckpointError: there is none, or it is damaged.
     """
     path = load.path or output_dir
-    for source in _sources(path, load.resume_name, options, verify):
+    for source in _sources(path, load, options, verify):
         if source.common is not None:
             return source
     raise CheckpointError(
@@ -87,7 +87,7 @@ def find_resume(load: LoadOptions, output_dir: Path, options: ModelOptions, *, v
     )
 
 
-def _sources(path: Path, name: str | None, options: ModelOptions, verify: bool) -> Iterator[WeightSource]:
+def _sources(path: Path, load: LoadOptions, options: ModelOptions, verify: bool) -> Iterator[WeightSource]:
     """What a path can mean, likeliest first; at least one, or a CheckpointError."""
     if not path.exists():
         raise CheckpointError(
@@ -96,7 +96,8 @@ def _sources(path: Path, name: str | None, options: ModelOptions, verify: bool) 
     if path.is_file():
         yield _from_files([path], path, options)
         return
-    folders = [path, path / "checkpoint", path / "rank_0", path / "checkpoint" / "rank_0"]
+    name, own = load.resume_name, _rank_folder(path, load)
+    folders = [path, path / "checkpoint", path / own, path / "checkpoint" / own]
     found = False
     for folder in folders:
         source = _from_folder(folder, options, verify) if name is None else _named(folder, name, options)
@@ -105,6 +106,24 @@ def _sources(path: Path, name: str | None, options: ModelOptions, verify: bool) 
             yield source
     if not found:
         raise _nothing_found(path, folders, name)
+
+
+def _rank_folder(path: Path, load: LoadOptions) -> str:
+    """The folder with our rank's files: of as many ranks as there are processes, else of the only one.
+
+    Raises:
+        CheckpointError: there are several, and another number of processes.
+    """
+    ranks = {folder.name for root in (path, path / "checkpoint") for folder in root.glob("rank_*") if folder.is_dir()}
+    if len(ranks) < 2:
+        return "rank_0"
+    if len(ranks) == load.world_size:
+        return f"rank_{load.rank}"
+    raise CheckpointError(
+        f"{path}: a checkpoint of {len(ranks)} ranks, each of which may hold only a slice of a tensor, "
+        f"and this run has {load.world_size}",
+        hint="merge it first with MindFormers' toolkit/safetensors/unified_safetensors.py",
+    )
 
 
 def _from_folder(folder: Path, options: ModelOptions, verify: bool) -> WeightSource | None:
@@ -132,11 +151,6 @@ def _named(folder: Path, name: str, options: ModelOptions) -> WeightSource | Non
 def _from_files(paths: list[Path], path: Path, options: ModelOptions) -> WeightSource:
     for file in paths:
         _refuse(file)
-    if path.name == "rank_0" and (path.parent / "rank_1").is_dir():
-        raise CheckpointError(
-            f"{path.parent}: a checkpoint of several ranks, each of which may hold only a slice of a tensor",
-            hint="merge it first with MindFormers' toolkit/safetensors/unified_safetensors.py",
-        )
     files, problems = open_newest(paths)
     path = files[0].path if len(files) == 1 else path
     common = training_state(files[0]) if len(files) == 1 else None

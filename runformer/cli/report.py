@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from runformer.errors import RunformerError
+from runformer.errors import Preempted, RunformerError
+from runformer.observe.error_file import record_error
 
 INTERRUPTED = 130
 """The shell's code for a program ended by Ctrl-C: 128 + SIGINT."""
@@ -34,7 +35,11 @@ def reporting_errors(*, debug: bool) -> Iterator[Outcome]:
     outcome = Outcome()
     try:
         yield outcome
+    except Preempted as end:
+        print(end.message, file=sys.stderr)
+        outcome.exit_code = end.exit_code
     except RunformerError as error:
+        record_error(error, message=str(error.message))
         if debug:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
@@ -47,6 +52,7 @@ def reporting_errors(*, debug: bool) -> Iterator[Outcome]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         outcome.exit_code = NO_READER
     except Exception as error:
+        record_error(error)
         if debug:
             raise
         print(_unexpected(error), file=sys.stderr)

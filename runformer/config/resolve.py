@@ -9,6 +9,7 @@ from pathlib import Path
 from runformer.config.families import node_at, refuse_other_families
 from runformer.config.find import find_config, find_register_path
 from runformer.config.flags import CommandLine, parse_command_line
+from runformer.config.launched import launched
 from runformer.config.overrides import apply
 from runformer.config.paths import absolute, display
 from runformer.config.plugins import find_plugins
@@ -85,14 +86,15 @@ def _reader_modes(root: Node, run_mode: RunMode) -> tuple[Mode, ...]:
 
 def _resolve(config: Config, run_mode: RunMode, path: Path, command: CommandLine, report: Report) -> Task:
     training, predicting = run_mode in ("train", "finetune"), run_mode == "predict"
-    device = device_options(config, report)
-    load = report.attempt(lambda: load_options(config, report, training=training))
+    place = launched(planning=command.dry_run)
+    device = device_options(config, place, report)
+    load = report.attempt(lambda: load_options(config, place, report, training=training))
     model = report.attempt(lambda: model_task(config, report, training=training))
     if model is None or load is None:  # the rest hangs on them
         report.raise_problems()
     assert model is not None
     assert load is not None
-    parallel = parallel_options(config, model, report)
+    parallel = parallel_options(config, model, place, report)
     train = report.attempt(lambda: train_task(config, model, parallel, report)) if training else None
     evaluating = run_mode == "eval" or (training and config.do_eval)
     evaluation = report.attempt(lambda: evaluation_task(config, model, report)) if evaluating else None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from runformer.config.families import SUPPORTED, family_defaults, family_of
+from runformer.config.launched import Launched
 from runformer.config.paths import absolute, existing, is_placeholder, is_there
 from runformer.config.problems import Report
 from runformer.config.sections import Config
@@ -104,7 +105,7 @@ def _family(config: Config) -> str | None:
     return family_of(model.type, model.model_type, model.architectures, config.model.arch.type)
 
 
-def load_options(config: Config, report: Report, *, training: bool) -> LoadOptions:
+def load_options(config: Config, place: Launched | None, report: Report, *, training: bool) -> LoadOptions:
     """The weights to start from, and whether the run goes on from a checkpoint.
 
     Raises:
@@ -116,6 +117,8 @@ def load_options(config: Config, report: Report, *, training: bool) -> LoadOptio
         path=_weights(config, report),
         resume=name is not None or str(resume).lower() == "true",
         resume_name=name,
+        rank=0 if place is None else place.rank,
+        world_size=1 if place is None else place.world_size,
     )
     if load.resume and not config.load_checkpoint and not _has_checkpoints(absolute(config.output_dir)):
         text = f"is {resume!r}, and there is nothing to go on from: load_checkpoint is not set, and output_dir "

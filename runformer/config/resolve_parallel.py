@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
+from runformer.config.launched import Launched
 from runformer.config.problems import Report, nearest
 from runformer.config.sections import Config
 from runformer.config.sections.device import ParallelConfig
-from runformer.config.task import ModelOptions, ModelTask, ParallelOptions
+from runformer.config.task import LossMean, ModelOptions, ModelTask, ParallelOptions
 
 Mode = Literal["stand_alone", "data_parallel", "semi_auto_parallel", "auto_parallel", "hybrid_parallel"]
 
@@ -20,7 +20,6 @@ _BY_NUMBER: tuple[Mode, ...] = ("data_parallel", "semi_auto_parallel", "auto_par
 _BY_NAME: dict[str, Mode] = {name: name for name in ("stand_alone", *_BY_NUMBER)} | {
     "manual_parallel": "hybrid_parallel"
 }
-_PROCESS_COUNTS = ("WORLD_SIZE", "RANK_SIZE")
 _SHOWN_PLANS = 3
 
 
@@ -39,22 +38,13 @@ class Sizes(NamedTuple):
         )
 
 
-def launched_processes() -> int | None:
-    """How many processes a launcher says there are; None without a launcher."""
-    for name in _PROCESS_COUNTS:
-        value = os.environ.get(name, "")
-        if value.isascii() and value.isdecimal() and 0 < len(value) < 9 and int(value) > 0:
-            return int(value)
-    return None
-
-
-def parallel_options(config: Config, model: ModelTask, report: Report) -> ParallelOptions:
+def parallel_options(config: Config, model: ModelTask, place: Launched | None, report: Report) -> ParallelOptions:
     """How work is laid over devices, checked against their number, the model and the run mode.
 
     In a plan without a launcher there are as many devices as the layout takes.
     """
     mode = _mode(config, report)
-    processes = launched_processes()
+    processes = None if place is None else place.world_size
     asked = _sizes(config.parallel_config)
     if mode == "stand_alone":
         return _alone(asked, processes, report)
@@ -66,8 +56,7 @@ def parallel_options(config: Config, model: ModelTask, report: Report) -> Parall
         _check_count(asked, processes, model.options, report)
     _check_model(sizes, config, model, report)
     _check_run_mode(sizes, config, report)
-    if math.prod(sizes) > 1:
-        report.not_built("use_parallel", "is True, and several devices are not supported yet")
+    _refuse_unbuilt(sizes, config, report)
     return ParallelOptions(
         data=sizes.data,
         tensor=sizes.model,
@@ -77,6 +66,41 @@ def parallel_options(config: Config, model: ModelTask, report: Report) -> Parall
         shard_optimizer=bool(config.parallel.enable_parallel_optimizer or config.parallel_config.optimizer_shard)
         and sizes.data > 1,
     )
+
+
+def _refuse_unbuilt(sizes: Sizes, config: Config, report: Report) -> None:
+    split = [
+        f"{_SECTION}.{name}"
+        for name, size in (
+            ("model_parallel", sizes.model),
+            ("context_parallel", sizes.context),
+            ("pipeline_stage", sizes.pipeline),
+        )
+        if size > 1
+    ]
+    for path in split:
+        report.not_built(path, "is above 1, and a model is not split over devices yet: data_parallel copies it")
+    sharded = config.parallel.enable_parallel_optimizer or config.parallel_config.optimizer_shard
+    if sharded and sizes.data > 1 and not report.planning:
+        report.notice("parallel.enable_parallel_optimizer: each rank keeps all of the optimizer's state so far")
+    if config.run_mode == "predict" and sizes.data > 1:
+        report.not_built(f"{_SECTION}.data_parallel", "is above 1, and predicting takes one device so far")
+
+
+def loss_mean(config: Config, report: Report) -> LossMean:
+    """Over which tokens a step's loss is a mean: the whole global batch's, unless the original's way is asked for."""
+    if not config.parallel.reference_semantics:
+        return "global"
+    mode = _mode(config, report)
+    if mode == "data_parallel":
+        return "rank_averaged" if config.parallel.gradients_mean else "rank_summed"
+    return "micro_batch"
+
+
+def resets_accumulation(config: Config, report: Report) -> bool:
+    """Whether the original would leave accumulation out: it knows it in the semi-automatic mode only."""
+    mode = _mode(config, report)
+    return bool(config.parallel.reference_semantics) and mode in ("stand_alone", "data_parallel")
 
 
 def _mode(config: Config, report: Report) -> Mode:

@@ -8,6 +8,7 @@ from typing import TypeVar
 from runformer.config.plugin_sections import PluginSection, unknown_type
 from runformer.config.problems import Report
 from runformer.config.resolve_data import data_options
+from runformer.config.resolve_parallel import loss_mean, resets_accumulation
 from runformer.config.sections import Config
 from runformer.config.sections.training import (
     OTHER_CALLBACKS,
@@ -83,6 +84,7 @@ def train_task(config: Config, model: ModelTask, parallel: ParallelOptions, repo
         loss_scale=_loss_scale(config),
         max_grad_norm=wrapper.max_grad_norm if wrapper.use_clip_grad else None,
         save=_save(_last(config, CheckpointMonitor)),
+        loss_mean=loss_mean(config, report),
         loss_line=LossLineOptions(line.per_print_times, running_mean=not runner.sink_mode),
         callbacks=tuple(
             PluginOptions(item.type, item.keys) for item in config.callbacks if isinstance(item, PluginSection)
@@ -105,6 +107,10 @@ def _micro_batches(config: Config, parallel: ParallelOptions, report: Report) ->
         return in_pipeline * interleaved
     if in_pipeline > 1 and config.use_parallel:
         report.notice(f"parallel_config.micro_batch_num: {in_pipeline} is not used without pipeline stages")
+    if accumulated > 1 and resets_accumulation(config, report):
+        text = "is 1 in this mode, as in MindFormers (parallel.reference_semantics)"
+        report.notice(f"runner_config.gradient_accumulation_steps: {accumulated} {text}")
+        return interleaved if config.use_parallel else 1
     if accumulated > 1 and parallel.devices == 1:
         text = f"a step takes {accumulated} batches, as written; MindFormers sets it to 1 on one device"
         report.notice(f"runner_config.gradient_accumulation_steps: {text}")

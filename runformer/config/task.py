@@ -111,12 +111,15 @@ class LoadOptions:
     """Where weights come from, and whether the run goes on from a checkpoint.
 
     ``path`` is what ``load_checkpoint`` names: one of our checkpoints or the folder that holds them, a
-    Hugging Face folder, a safetensors file, a MindFormers folder. ``resume_name`` picks one inside it.
+    Hugging Face folder, a safetensors file, a MindFormers folder. ``resume_name`` picks one inside it; of the
+    ``rank_<i>`` folders of a data-parallel run each of as many processes takes its own.
     """
 
     path: Path | None = None
     resume: bool = False
     resume_name: str | None = None
+    rank: int = 0
+    world_size: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +219,12 @@ class LossLineOptions:
     running_mean: bool = False
 
 
+LossMean = Literal["global", "micro_batch", "rank_summed", "rank_averaged"]
+"""What a step's loss is a mean over: the counted tokens of the whole global batch; or as the original has it, those of
+each micro-batch over all ranks, averaged over micro-batches; or those of each rank, with gradients summed or averaged
+over ranks."""
+
+
 @dataclass(frozen=True, slots=True)
 class TrainTask:
     """Everything that a training run needs besides the model.
@@ -233,6 +242,7 @@ class TrainTask:
     loss_scale: LossScaleOptions
     max_grad_norm: float | None
     save: SaveOptions | None
+    loss_mean: LossMean = "global"
     loss_line: LossLineOptions = LossLineOptions()
     callbacks: tuple[PluginOptions, ...] = ()
 

@@ -5,10 +5,12 @@ Shapes: B rows, L positions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from runformer.data import IGNORED
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,10 @@ class TokenBatch:
             tensor.to(device, non_blocking=True) for tensor in (self.inputs_BL, self.labels_BL, self.keep_BL)
         )
         return TokenBatch(inputs_BL, labels_BL, keep_BL, self.needs_key_mask)
+
+    def without_labels(self) -> TokenBatch:
+        """The same rows with no position that counts."""
+        return replace(self, labels_BL=torch.full_like(self.labels_BL, IGNORED))
 
     def split(self, rows: int) -> list[TokenBatch]:
         """Cut into batches of ``rows`` rows, the last one perhaps shorter."""

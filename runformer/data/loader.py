@@ -7,7 +7,7 @@ consumes as many as make full batches.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
@@ -28,17 +28,31 @@ class BatchLoader:
         order: the order of each epoch, over as many samples as the dataset has.
         batch_size: rows of a batch.
         drop_remainder: leave out the last batch of an epoch where it is not full.
+        num_samples: of each epoch only so many are used; None: all.
+        rank: which of several processes this is; of each batch it gets rows ``rank``, ``rank + world_size``, ….
+        world_size: how many processes share each batch.
 
     Raises:
         DataError: there are not enough samples for one batch.
     """
 
-    def __init__(self, dataset: TokenDataset, order: SampleOrder, batch_size: int, drop_remainder: bool) -> None:
+    def __init__(
+        self,
+        dataset: TokenDataset,
+        order: SampleOrder,
+        batch_size: int,
+        drop_remainder: bool,
+        *,
+        num_samples: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self._share = slice(rank, None, world_size)
         self._dataset = dataset
         self._order = order
         self.batch_size = batch_size
         self.sequence_length = dataset.sequence_length
-        self.num_samples = samples = order.num_samples
+        self.num_samples = samples = order.num_samples if num_samples is None else num_samples
         full_batches, rest = divmod(samples, batch_size)
         self.steps_per_epoch = full_batches if drop_remainder else full_batches + (rest > 0)
         self.samples_per_epoch = full_batches * batch_size if drop_remainder else samples
@@ -48,9 +62,20 @@ class BatchLoader:
             hint = f"lower {owner}.batch_size, use more data, or set {dataset.section}.drop_remainder to False"
             raise DataError(message, hint=hint)
 
+    def batch_samples(self, cursor: int) -> int:
+        """How many samples, over all processes, the batch at this cursor has."""
+        return min(self.batch_size, self.samples_per_epoch - cursor % self.samples_per_epoch)
+
     def batches(self, start_sample: int = 0) -> BatchStream:
         """All batches from the cursor ``start_sample`` on, epoch after epoch without end."""
-        return BatchStream(self._dataset, self._sample_runs(start_sample))
+        return BatchStream(self._rows, self._sample_runs(start_sample))
+
+    def _rows(self, samples: Order) -> TokenBatch:
+        """This process's rows of a batch; where there are none for it, one row in which nothing counts."""
+        share = samples[self._share]
+        if len(share):
+            return self._dataset.rows(share)
+        return self._dataset.rows(samples[:1]).without_labels()
 
     def _sample_runs(self, cursor: int) -> Iterator[Order]:
         epoch, offset = divmod(cursor, self.samples_per_epoch)
@@ -67,14 +92,14 @@ class BatchStream:
     An error of a batch is raised when its turn comes, not before.
     """
 
-    def __init__(self, dataset: TokenDataset, sample_runs: Iterator[Order]) -> None:
-        self._dataset = dataset
+    def __init__(self, rows: Callable[[Order], TokenBatch], sample_runs: Iterator[Order]) -> None:
+        self._rows = rows
         self._sample_runs = sample_runs
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
         self._ahead: deque[Future[TokenBatch]] = deque(self._submit() for _ in range(_PREFETCHED))
 
     def _submit(self) -> Future[TokenBatch]:
-        return self._thread.submit(lambda: self._dataset.rows(next(self._sample_runs)))
+        return self._thread.submit(lambda: self._rows(next(self._sample_runs)))
 
     def __iter__(self) -> Self:
         return self

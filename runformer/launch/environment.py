@@ -9,9 +9,7 @@ from runformer.launch.address import Endpoint
 from runformer.launch.command import REPOSITORY
 from runformer.launch.options import LaunchOptions
 from runformer.observe import error_file, pulse
-
-WORKER_LOG_VARIABLE = "RUNFORMER_WORKER_LOG"
-"""Set where a worker has a log file of its own, so that it may print all that it has to say."""
+from runformer.observe.log import WORKER_LOG_VARIABLE
 
 
 def available_cores() -> list[int]:

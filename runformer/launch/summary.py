@@ -77,7 +77,7 @@ def _what(cause: Failure) -> str:
 
 def _ranks(ranks: Sequence[int]) -> str:
     shown = ", ".join(map(str, ranks[:16]))
-    return f"ranks {shown}" + (f" and {len(ranks) - 16} more" if len(ranks) > 16 else "")
+    return f"rank{'s' * (len(ranks) > 1)} {shown}" + (f" and {len(ranks) - 16} more" if len(ranks) > 16 else "")
 
 
 def _cut(line: str) -> str:

@@ -14,13 +14,16 @@ from runformer.errors import RunformerError
 
 LOGGER_NAME = "runformer"
 
+WORKER_LOG_VARIABLE = "RUNFORMER_WORKER_LOG"
+"""Set where each rank's standard output has a file of its own, so that every rank may print all that it has to say."""
+
 _FILE_FORMAT = "[%(levelname)s] %(asctime)s [%(source)s:%(lineno)s] %(funcName)s: %(message)s"
 _MAX_FILE_BYTES = 50 * 2**20
 _OLD_FILES_KEPT = 5
 _SOURCE_ROOT = Path(__file__).resolve().parents[2]
 
 
-def setup_logging(log_dir: Path, rank: int = 0, console: bool = True, notices: Iterable[str] = ()) -> logging.Logger:
+def setup_logging(log_dir: Path, rank: int = 0, notices: Iterable[str] = ()) -> logging.Logger:
     """Send the records (INFO and above) of "runformer" and the loggers below it to the console and to files.
 
     The files are ``<log_dir>/rank_<rank>/info.log`` and ``error.log`` (ERROR and above), appended to. A second
@@ -29,16 +32,17 @@ def setup_logging(log_dir: Path, rank: int = 0, console: bool = True, notices: I
     Args:
         log_dir: the folder of logs; the environment variable ``LOG_MF_PATH`` overrides it.
         rank: this process's rank.
-        console: whether this rank prints on standard output.
-        notices: what the run has to tell before anything else.
+        notices: what the run has to tell before anything else; rank 0 tells it.
 
     Raises:
         RunformerError: the files cannot be made.
     """
     directory = Path(os.environ.get("LOG_MF_PATH") or log_dir)
     handlers: list[logging.Handler] = _file_handlers(directory / f"rank_{rank}")
-    if console:
-        handlers.append(_console_handler(directory))
+    console = _console_handler(directory)
+    if rank > 0 and WORKER_LOG_VARIABLE not in os.environ:  # all ranks print on one terminal
+        console.setLevel(logging.WARNING)
+    handlers.append(console)
     close_logging()
     logger = logging.getLogger(LOGGER_NAME)
     logger.setLevel(logging.INFO)
@@ -46,7 +50,7 @@ def setup_logging(log_dir: Path, rank: int = 0, console: bool = True, notices: I
     logger.propagate = False
     for handler in handlers:
         logger.addHandler(handler)
-    for notice in notices:
+    for notice in notices if rank == 0 else ():
         logger.info(notice)
     return logger
 

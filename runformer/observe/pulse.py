@@ -15,11 +15,11 @@ from functools import cache
 VARIABLE = "RUNFORMER_PULSE"
 """Names the shared memory, as ``<path>:<slot>``."""
 
-PHASES = ("start", "load", "data", "forward", "gradients", "update", "evaluate", "save", "end")
+PHASES = ("start", "load", "data", "tokens", "forward", "backward", "loss", "update", "evaluate", "save", "end")
 """The phases of a run, in the order in which a step goes through them."""
 
-COLLECTIVES = frozenset({"gradients", "update", "save", "end"})
-"""Those in which ranks wait for each other."""
+COLLECTIVES = frozenset({"tokens", "backward", "loss", "save", "end"})
+"""Those in which ranks wait for each other: counts, gradients and losses are summed, a checkpoint is written."""
 
 SLOT_BYTES = 128
 _STAMP = struct.Struct("<qd40s")

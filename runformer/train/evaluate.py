@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from runformer.config.launched import launched
 from runformer.config.task import EvaluationTask, Task
 from runformer.data import IGNORED
 from runformer.data.batch import TokenBatch
@@ -21,6 +22,7 @@ from runformer.models.decoder import CausalLM
 from runformer.models.families import resolve_options
 from runformer.observe import EvaluationRow, Progress, append_row, setup_logging
 from runformer.parallel.device import resolve_device
+from runformer.parallel.group import Group, alone, join
 from runformer.train.loss import cross_entropy
 from runformer.train.setup import build_for_training
 from runformer.train.state import TrainingPosition
@@ -32,16 +34,19 @@ logger = logging.getLogger(__name__)
 def evaluate(task: Task) -> None:
     """Run an eval task: one pass over its dataset with the weights that it names."""
     assert task.evaluation is not None, "the task evaluates"
-    setup_logging(task.output_dir / "log", notices=task.notices)
-    device = resolve_device(task.device)
-    evaluator = Evaluator(task)
-    model, source = build_for_training(task, device)
+    place = launched()
+    setup_logging(task.output_dir / "log", 0 if place is None else place.rank, notices=task.notices)
+    group = join(resolve_device(task.device))
+    evaluator = Evaluator(task, group)
+    model, source = build_for_training(task, group.device)
     common = (source.common if source is not None else None) or {}
-    with Progress(evaluator.batches) as progress:
+    with Progress(evaluator.batches, enabled=group.is_first) as progress:
         row = evaluator(model, common.get("step"), common.get("epoch"), progress.advance)
-    path = evaluation_path(task.output_dir)
-    append_row(path, row)
-    logger.info("the figures are in %s", path)
+    if group.is_first:
+        path = evaluation_path(task.output_dir)
+        append_row(path, row)
+        logger.info("the figures are in %s", path)
+    group.leave()
 
 
 def evaluation_path(output_dir: Path) -> Path:
@@ -50,7 +55,7 @@ def evaluation_path(output_dir: Path) -> Path:
 
 
 class Evaluator:
-    """The evaluation dataset of a task, opened; called with a model it passes over it once.
+    """The evaluation dataset of a task, opened; called with a model it passes over it once, all ranks together.
 
     Every row is read when it is opened, which takes far less time than a pass: a mistake shows before the first
     training step, not in the middle of the run.
@@ -60,12 +65,23 @@ class Evaluator:
         ConfigError: as ``TokenDataset``.
     """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, group: Group | None = None) -> None:
         assert task.evaluation is not None, "the task evaluates"
+        self._group = group or alone(torch.device("cpu"))
         options: EvaluationTask = task.evaluation
         dataset = TokenDataset(options.data, task.model.sequence_length, resolve_options(task.model).vocab_size)
         order = SampleOrder(len(dataset), options.data.shuffle, options.data.seed)
-        self._loader = BatchLoader(dataset, order, options.batch_size, options.data.drop_remainder)
+        # What is left over hangs on the batch size of the task, not on how many ranks there are.
+        by_one = BatchLoader(dataset, order, options.batch_size, options.data.drop_remainder)
+        self._loader = BatchLoader(
+            dataset,
+            order,
+            options.batch_size * self._group.size,
+            drop_remainder=False,
+            num_samples=by_one.samples_per_epoch,
+            rank=self._group.rank,
+            world_size=self._group.size,
+        )
         self._options = options
         self._require_tokens(dataset.name)
 
@@ -76,7 +92,8 @@ class Evaluator:
 
     def _require_tokens(self, name: str) -> None:
         with self._loader.batches() as stream:
-            if sum(_counted(next(stream)) for _ in range(self.batches)) == 0:
+            counted = sum(_counted(next(stream)) for _ in range(self.batches))
+            if self._over_ranks(0.0, counted)[1] == 0:
                 hint = "all its tokens are padding, or all its labels are ignore_token_id"
                 raise DataError(f"{name}: no token counts in the loss, so there is nothing to evaluate", hint=hint)
 
@@ -111,11 +128,19 @@ class Evaluator:
                 loss, tokens = _sums(model, next(stream))
                 total, counted = total + loss, counted + tokens
                 tell(total / max(1, counted), counted / (time.perf_counter() - started))
+        total, counted = self._over_ranks(total, counted)
         model.train(training)
         seconds = time.perf_counter() - started
         row = EvaluationRow(step, epoch, total / counted, counted, self._loader.samples_per_epoch, seconds)
         (logger.info if math.isfinite(row.loss) else logger.warning)("%s", row)
         return row
+
+    def _over_ranks(self, total: float, counted: int) -> tuple[float, int]:
+        if self._group.size == 1:
+            return total, counted
+        sums = torch.tensor([total, counted], dtype=torch.float64, device=self._group.device)
+        total, tokens = self._group.sum(sums).tolist()
+        return total, int(tokens)
 
 
 def _sums(model: CausalLM, batch: TokenBatch) -> tuple[float, int]:

@@ -31,7 +31,7 @@ def chunk_elements(device_type: str) -> int:
     return _CHUNK_ELEMENTS[device_type]
 
 
-def cross_entropy(hidden: Tensor, head_weight_VD: Tensor, labels: Tensor, divisor: float) -> Tensor:
+def cross_entropy(hidden: Tensor, head_weight_VD: Tensor, labels: Tensor, divisor: float | Tensor) -> Tensor:
     """Sum of the token losses ÷ ``divisor``.
 
     Args:
@@ -39,7 +39,8 @@ def cross_entropy(hidden: Tensor, head_weight_VD: Tensor, labels: Tensor, diviso
         head_weight_VD: the output layer's weight, in its own dtype.
         labels: ``(...)`` token ids; ``IGNORED`` where a position does not count.
         divisor: the number of counted tokens of the *global* batch, over all micro-batches and devices, so
-            that splitting a batch never changes the loss or its gradient.
+            that splitting a batch never changes the loss or its gradient. As a tensor (a float32 scalar on the
+            device of ``hidden``) nobody waits for it.
 
     Returns:
         A float32 scalar. It may be differentiated once.
@@ -53,7 +54,7 @@ def cross_entropy(hidden: Tensor, head_weight_VD: Tensor, labels: Tensor, diviso
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows_ND: Tensor, head_weight_VD: Tensor, labels_N: Tensor, divisor: float) -> Tensor:
+    def forward(ctx: Any, rows_ND: Tensor, head_weight_VD: Tensor, labels_N: Tensor, divisor: float | Tensor) -> Tensor:
         weight_VD = head_weight_VD.to(rows_ND.dtype)
         grad_rows_ND = torch.empty_like(rows_ND) if ctx.needs_input_grad[0] else None
         grad_weight_VD = torch.zeros_like(head_weight_VD) if ctx.needs_input_grad[1] else None

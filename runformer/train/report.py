@@ -27,10 +27,10 @@ logger = logging.getLogger(__name__)
 
 
 class StepReporter:
-    """Writes each step's row, and every few steps MindFormers' two console lines."""
+    """Writes each step's row, where there is a writer, and every few steps MindFormers' two console lines."""
 
     def __init__(
-        self, task: Task, step: TrainStep, loader: BatchLoader, metrics: MetricsWriter, progress: Progress
+        self, task: Task, step: TrainStep, loader: BatchLoader, metrics: MetricsWriter | None, progress: Progress
     ) -> None:
         assert task.train is not None, "the task trains"
         self._options = task.train
@@ -51,12 +51,23 @@ class StepReporter:
             self._epoch_mean.add(row.epoch, row.loss)
 
     def report(
-        self, position: TrainingPosition, result: StepResult, learning_rate: float, seconds: float, waited: float
+        self,
+        position: TrainingPosition,
+        result: StepResult,
+        samples: int,
+        learning_rate: float,
+        seconds: float,
+        waited: float,
     ) -> StepRow:
-        """Tell about the step just done; ``seconds`` is its whole time, ``waited`` its wait for data."""
-        row = self._row(position, result, learning_rate, seconds, waited)
-        self._metrics.write(row)
-        mean = self._epoch_mean.add(row.epoch, row.loss)
+        """Tell about the step just done, over ``samples`` rows of all ranks.
+
+        ``seconds`` is its whole time, ``waited`` its wait for data.
+        """
+        row = self._row(position, result, samples, learning_rate, seconds, waited)
+        if self._metrics is not None:
+            self._metrics.write(row)
+        # The original prints each rank's own loss, where ranks have one.
+        mean = self._epoch_mean.add(row.epoch, result.local_loss)
         if position.step % self._options.loss_line.every_steps == 0:
             record = self._record(row, result, mean)
             logger.info(format_loss_line(record))
@@ -65,16 +76,23 @@ class StepReporter:
         return row
 
     def _row(
-        self, position: TrainingPosition, result: StepResult, learning_rate: float, seconds: float, waited: float
+        self,
+        position: TrainingPosition,
+        result: StepResult,
+        samples: int,
+        learning_rate: float,
+        seconds: float,
+        waited: float,
     ) -> StepRow:
-        tokens_per_second = result.tokens / seconds
+        tokens = samples * self._loader.sequence_length
+        tokens_per_second = tokens / seconds
         return StepRow(
             step=position.step,
             epoch=position.epoch,
             loss=result.loss,
             grad_norm=result.grad_norm,
             lr=learning_rate,
-            tokens=result.tokens,
+            tokens=tokens,
             tokens_per_second=tokens_per_second,
             step_seconds=seconds,
             mfu=model_flops_utilization(tokens_per_second, self._flops_per_token, self._peak_flops),
@@ -89,7 +107,7 @@ class StepReporter:
             epochs=self._options.epochs,
             step=(row.step - 1) % steps_per_epoch + 1,
             steps_per_epoch=steps_per_epoch,
-            loss=row.loss,
+            loss=result.local_loss,
             mean_loss=mean if self._options.loss_line.running_mean else None,
             step_seconds=row.step_seconds,
             batch_size=self._loader.batch_size,

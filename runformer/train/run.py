@@ -5,27 +5,35 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from runformer.checkpoint import CheckpointStore
+from runformer.config.launched import launched
 from runformer.config.task import PluginOptimizerOptions, SaveOptions, Task, TrainTask
 from runformer.data.loader import BatchLoader
+from runformer.errors import Preempted
 from runformer.models.decoder import CausalLM
-from runformer.observe import MetricsWriter, Progress, append_row, read_rows, setup_logging
+from runformer.observe import MetricsWriter, Progress, StepRow, append_row, read_rows, setup_logging
+from runformer.observe.pulse import pulse
 from runformer.parallel.compiler import eagerly
 from runformer.parallel.device import resolve_device
+from runformer.parallel.group import Group, alone, join
 from runformer.plugins import RunFacts
+from runformer.plugins.facts import StepFacts
 from runformer.train.callbacks import Callbacks, step_facts
 from runformer.train.evaluate import Evaluator, evaluation_path
 from runformer.train.loss_scale import LossScaler
 from runformer.train.optimizer import NamedAdamW, NamedOptimizer
 from runformer.train.report import StepReporter
+from runformer.train.restart import resume_after_restart
 from runformer.train.schedule import make_schedule
 from runformer.train.setup import build_for_training, check_tokenizer, open_data
-from runformer.train.state import TrainingPosition, capture, resume
+from runformer.train.state import TrainingPosition, capture, require_agreement, resume
 from runformer.train.step import TrainStep
+from runformer.train.stop import StopSignals
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +47,7 @@ class TrainingRun:
     step: TrainStep
     loader: BatchLoader
     schedule: Callable[[int], float]
+    group: Group
     store: CheckpointStore | None
     callbacks: Callbacks
     evaluator: Evaluator | None
@@ -69,33 +78,47 @@ class TrainingRun:
 
 
 def train(task: Task) -> None:
-    """Run a training task to its end; a finished one is said to be finished."""
-    setup_logging(task.output_dir / "log", notices=task.notices)
-    run = prepare(task)
+    """Run a training task to its end; a finished one is said to be finished.
+
+    Raises:
+        Preempted: the process was told to end; it has saved, where the task saves at all.
+    """
+    place = launched()
+    rank = 0 if place is None else place.rank
+    setup_logging(task.output_dir / "log", rank, notices=task.notices)
+    pulse().stamp(0, "start")
+    group = join(resolve_device(task.device))
+    task = resume_after_restart(task)
+    pulse().stamp(0, "load")
+    run = prepare(task, group)
     if not task.load.resume:
-        set_aside_earlier_run(task.output_dir)
+        group.first(lambda: set_aside_earlier_run(task.output_dir))
     if run.position.step >= run.total_steps:
         logger.info("nothing left to do: step %d of %d is done", run.position.step, run.total_steps)
-        return
-    fit(run)
+    else:
+        fit(run)
+    pulse().stamp(run.position.step, "end")
+    group.leave()
 
 
-def prepare(task: Task) -> TrainingRun:
+def prepare(task: Task, group: Group | None = None) -> TrainingRun:
     """Open the data, build the model, and bring both to where the run starts."""
     assert task.train is not None, "the task trains"
     options = task.train
-    device = resolve_device(task.device)
+    group = group or alone(resolve_device(task.device))
     check_tokenizer(task)
-    loader = open_data(task)
-    evaluator = None if task.evaluation is None else Evaluator(task)
+    loader = open_data(task, group)
+    evaluator = None if task.evaluation is None else Evaluator(task, group)
     schedule = make_schedule(options.schedule, steps_per_epoch=loader.steps_per_epoch, epochs=options.epochs)
-    callbacks = Callbacks(options.callbacks)
-    model, _ = build_for_training(task, device)
+    callbacks = Callbacks(options.callbacks if group.is_first else ())
+    model, _ = build_for_training(task, group.device)
     optimizer = make_optimizer(model, options, schedule)
-    step = TrainStep(model, optimizer, LossScaler(options.loss_scale), options.max_grad_norm, task.seed)
-    run = TrainingRun(task, options, step, loader, schedule, _store(task, options.save), callbacks, evaluator)
+    scaler = LossScaler(options.loss_scale)
+    step = TrainStep(model, optimizer, scaler, options.max_grad_norm, task.seed, group, options.loss_mean)
+    run = TrainingRun(task, options, step, loader, schedule, group, _store(task, options.save), callbacks, evaluator)
     if task.load.resume:
         run.position = resume(task, step, loader)
+        require_agreement(group, run.position.step)
     return run
 
 
@@ -132,35 +155,64 @@ def _store(task: Task, save: SaveOptions | None) -> CheckpointStore | None:
 
 
 def fit(run: TrainingRun) -> None:
-    """The loop: batch, step, report, save; it ends early where a callback says so."""
-    position, loader = run.position, run.loader
+    """The loop: batch, step, report, save; it ends early where a callback or a signal says so."""
+    position, loader, group = run.position, run.loader, run.group
     with (
-        MetricsWriter(run.metrics_path) as metrics,
-        Progress(run.total_steps, position.step) as progress,
+        MetricsWriter(run.metrics_path) if group.is_first else nullcontext() as metrics,
+        Progress(run.total_steps, position.step, enabled=group.is_first) as progress,
         loader.batches(position.samples) as batches,
+        StopSignals() as signals,
     ):
         reporter = StepReporter(run.task, run.step, run.loader, metrics, progress)
-        reporter.recall(row for row in read_rows(run.metrics_path) if row.step <= position.step)
+        reporter.recall(_earlier_rows(run))
         run.callbacks.on_train_begin(run.facts)
+        pulse().steps(position.step, run.total_steps)
         stopping = False
         while position.step < run.total_steps and not stopping:
             started = time.perf_counter()
+            number, samples = position.step + 1, loader.batch_samples(position.samples)
+            pulse().stamp(number, "data")
             batch = next(batches)
             waited = time.perf_counter() - started
             learning_rate = run.schedule(run.step.optimizer.updates)
-            result = run.step(position.step + 1, batch.split(run.options.batch_size), learning_rate)
-            position.advance(len(batch), loader.steps_per_epoch)
-            row = reporter.report(position, result, learning_rate, time.perf_counter() - started, waited)
+            micro_batches = batch.split(run.options.batch_size)
+            result = run.step(number, micro_batches, learning_rate, lambda: signals.came)
+            position.advance(samples, loader.steps_per_epoch)
+            row = reporter.report(position, result, samples, learning_rate, time.perf_counter() - started, waited)
+            pulse().steps(position.step, run.total_steps, row.loss, row.tokens_per_second)
             facts = step_facts(row, total_steps=run.total_steps, overflow=result.overflow)
-            stopping = run.callbacks.on_step_end(facts)
-            if run.evaluator is not None and run.evaluator.is_due(position, loader.steps_per_epoch):
-                with eagerly():  # graphs of its shapes would change those that training gets later
-                    evaluation = run.evaluator(run.step.model, row.step, row.epoch)
-                append_row(evaluation_path(run.task.output_dir), evaluation)
-            if _is_due(run, stopping=stopping):
-                metrics.sync()  # a step's row is on disk before its checkpoint is
+            stopping = _wants_to_stop(run, facts)
+            _evaluate(run)
+            if _is_due(run, stopping=stopping or result.stop):
+                if metrics is not None:
+                    metrics.sync()  # a step's row is on disk before its checkpoint is
                 save(run)
+            if result.stop and position.step < run.total_steps:
+                raise _preempted(run)
         run.callbacks.on_train_end(facts)
+
+
+def _earlier_rows(run: TrainingRun) -> Iterator[StepRow]:
+    """The rows of the steps before a resume, which rank 0 has."""
+    if run.group.is_first:
+        yield from (row for row in read_rows(run.metrics_path) if row.step <= run.position.step)
+
+
+def _wants_to_stop(run: TrainingRun, facts: StepFacts) -> bool:
+    """Whether a callback ends the run; they are rank 0's, and the others hear of it."""
+    stopping = run.callbacks.on_step_end(facts)
+    return run.group.any(stopping) if run.options.callbacks else stopping
+
+
+def _evaluate(run: TrainingRun) -> None:
+    position = run.position
+    if run.evaluator is None or not run.evaluator.is_due(position, run.loader.steps_per_epoch):
+        return
+    pulse().stamp(position.step, "evaluate")
+    with eagerly():  # graphs of its shapes would change those that training gets later
+        evaluation = run.evaluator(run.step.model, position.step, position.epoch)
+    if run.group.is_first:
+        append_row(evaluation_path(run.task.output_dir), evaluation)
 
 
 def _is_due(run: TrainingRun, *, stopping: bool) -> bool:
@@ -169,8 +221,18 @@ def _is_due(run: TrainingRun, *, stopping: bool) -> bool:
 
 
 def save(run: TrainingRun) -> None:
-    """Write a checkpoint of where the run stands."""
+    """Write a checkpoint of where the run stands. Rank 0 does it; no other goes on before it is on disk."""
+    pulse().stamp(run.position.step, "save")
+    run.group.first(lambda: _save(run))
+
+
+def _save(run: TrainingRun) -> None:
     assert run.store is not None, "the task saves"
     state = capture(run.step, run.position, batch_size=run.loader.batch_size, seed=run.task.seed)
     folder = run.store.save(state)
     logger.info("saved %s", folder)
+
+
+def _preempted(run: TrainingRun) -> Preempted:
+    saved = "and saved; --resume_training True goes on from there" if run.options.save else "and saves nothing"
+    return Preempted(f"told to end: the run stops after step {run.position.step} of {run.total_steps} {saved}")

@@ -17,18 +17,21 @@ from runformer.models.build import build_model, initialise
 from runformer.models.decoder import CausalLM
 from runformer.models.families import resolve_options
 from runformer.parallel.compiler import should_compile
+from runformer.parallel.group import Group
 from runformer.tokenizer import load_tokenizer
 
 logger = logging.getLogger(__name__)
 
 
-def open_data(task: Task) -> BatchLoader:
-    """The training set as global batches: the samples of all micro-batches of a step together."""
+def open_data(task: Task, group: Group | None = None) -> BatchLoader:
+    """The training set as global batches: the samples of all micro-batches of a step on all ranks together."""
     assert task.train is not None, "the task trains"
     options = task.train
     dataset = TokenDataset(options.data, task.model.sequence_length, resolve_options(task.model).vocab_size)
     order = SampleOrder(len(dataset), options.data.shuffle, options.data.seed)
-    return BatchLoader(dataset, order, task.global_batch_size, options.data.drop_remainder)
+    rank, world_size = (0, 1) if group is None else (group.rank, group.size)
+    rows = task.global_batch_size
+    return BatchLoader(dataset, order, rows, options.data.drop_remainder, rank=rank, world_size=world_size)
 
 
 def check_tokenizer(task: Task) -> None:

@@ -10,6 +10,7 @@ from runformer.checkpoint import TrainingState, WeightSource, find_resume, load_
 from runformer.config.task import Task
 from runformer.data.loader import BatchLoader
 from runformer.errors import CheckpointError
+from runformer.parallel.group import Group
 from runformer.train.step import TrainStep
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,21 @@ def resume(task: Task, step: TrainStep, loader: BatchLoader) -> TrainingPosition
         step.scaler.load_state_dict(source.common["loss_scale"])
     logger.info("resuming after step %d from %s", position.step, source.path)
     return position
+
+
+def require_agreement(group: Group, step: int) -> None:
+    """See that all ranks go on from the same step.
+
+    Raises:
+        CheckpointError: naming who found what.
+    """
+    steps = group.gather(step)
+    if len(set(steps)) > 1:
+        found = ", ".join(f"rank {rank}: step {found}" for rank, found in enumerate(steps))
+        raise CheckpointError(
+            f"the ranks found different checkpoints to go on from: {found}",
+            hint="let --output_dir or --load_checkpoint be a folder that all machines share",
+        )
 
 
 def _position(source: WeightSource, loader: BatchLoader) -> tuple[TrainingPosition, int]:

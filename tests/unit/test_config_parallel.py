@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runformer.config import Task
-from runformer.config.resolve_parallel import Sizes, launched_processes, nearest_plans
+from runformer.config.resolve_parallel import Sizes, nearest_plans
 from runformer.config.task import ModelOptions, ParallelOptions
 from runformer.errors import ConfigError
 
@@ -104,23 +104,29 @@ def test_the_product_must_be_the_number_of_devices(tmp_path: Path, monkeypatch: 
     assert load(tmp_path, text, *PLAN, "--parallel_config.data_parallel", "2").parallel.devices == 4
 
 
-def test_several_devices_are_planned_and_not_run_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def launch(monkeypatch: pytest.MonkeyPatch, processes: int) -> None:
+    """Let this process be rank 0 of several."""
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+
+
+def test_copies_of_a_model_are_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = parallel_text("data_parallel: 2")
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    launch(monkeypatch, 2)
     task = load(tmp_path, text)
     assert task.parallel.devices == 2
-    assert task.not_built == ("task.yaml:14:15: use_parallel is True, and several devices are not supported yet",)
-    with pytest.raises(ConfigError, match=r"several devices are not supported yet\n  hint: --dry_run True plans it"):
-        task.require_built()
+    task.require_built()
     assert "a launcher started 2: start one, or set it to True" in error_of(tmp_path, text, "--use_parallel", "False")
 
 
-@pytest.mark.parametrize(("value", "processes"), [("8", 8), ("0", None), ("", None), ("x", None), ("9" * 40, None)])
-def test_the_launcher_says_how_many_processes_there_are(
-    monkeypatch: pytest.MonkeyPatch, value: str, processes: int | None
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", value)
-    assert launched_processes() == processes
+def test_a_split_model_is_planned_and_not_run_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launch(monkeypatch, 2)
+    task = load(tmp_path, parallel_text("model_parallel: 2"))
+    assert task.parallel.devices == 2
+    expected = "task.yaml:15:35: parallel_config.model_parallel is above 1, and a model is not split over devices yet"
+    assert [text.partition(": data_parallel")[0] for text in task.not_built] == [expected]
+    with pytest.raises(ConfigError, match=r"not split over devices yet: .*\n  hint: --dry_run True plans it"):
+        task.require_built()
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,8 @@ def test_an_absolute_folder_is_shown_as_it_is(tmp_path: Path, capsys):
     assert f" - mindformers{folder}[" in capsys.readouterr().out
 
 
-def test_files_of_a_rank(tmp_path: Path, capsys):
+def test_files_of_a_rank(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RUNFORMER_WORKER_LOG", "1")
     logger = setup_logging(tmp_path, rank=3)
     logger.info("fine: 100 %% █")
     logging.getLogger("runformer.train").error("step %d failed", 7)
@@ -65,7 +66,7 @@ def test_files_of_a_rank(tmp_path: Path, capsys):
 
 def test_a_second_run_appends(tmp_path: Path):
     for _ in range(2):
-        setup_logging(tmp_path, console=False).info("hello")
+        setup_logging(tmp_path).info("hello")
         close_logging()
     assert len(lines(tmp_path / "rank_0/info.log")) == 2
 
@@ -80,10 +81,21 @@ def test_setting_up_twice_prints_once(tmp_path: Path, capsys):
     assert len(lines(tmp_path / "new/rank_0/info.log")) == 1
 
 
-def test_without_a_console_nothing_is_printed(tmp_path: Path, capsys):
-    setup_logging(tmp_path, console=False).error("quiet")
-    assert capsys.readouterr() == ("", "")
-    assert len(lines(tmp_path / "rank_0/error.log")) == 1
+@pytest.mark.parametrize("own_file", [False, True])
+def test_of_several_ranks_on_a_terminal_one_speaks(
+    tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch, own_file: bool
+):
+    if own_file:
+        monkeypatch.setenv("RUNFORMER_WORKER_LOG", "1")
+    else:
+        monkeypatch.delenv("RUNFORMER_WORKER_LOG", raising=False)
+    logger = setup_logging(tmp_path, rank=1, notices=["a notice is rank 0's"])
+    logger.info("quiet")
+    logger.warning("loud")
+    printed = capsys.readouterr().out
+    assert "loud" in printed
+    assert ("quiet" in printed) == own_file
+    assert [line.rpartition(": ")[2] for line in lines(tmp_path / "rank_1/info.log")] == ["quiet", "loud"]
 
 
 def test_closing_gives_the_logger_back(tmp_path: Path):
@@ -131,7 +143,7 @@ def test_a_folder_that_cannot_be_made_is_one_message(tmp_path: Path):
 
 def test_files_rotate(monkeypatch, tmp_path: Path):
     monkeypatch.setattr("runformer.observe.log._MAX_FILE_BYTES", 2000)
-    logger = setup_logging(tmp_path, console=False)
+    logger = setup_logging(tmp_path)
     for step in range(300):
         logger.info("step %d", step)
     names = sorted(path.name for path in (tmp_path / "rank_0").glob("info.log*"))
@@ -217,7 +229,7 @@ def test_exported_names_are_those_announced():
     import runformer.observe as room
 
     public = {name for name, value in vars(room).items() if not name.startswith("_") and not hasattr(value, "__path__")}
-    modules = {"evaluation", "log", "loss_line", "metrics", "progress", "utilization"}
+    modules = {"error_file", "evaluation", "log", "loss_line", "metrics", "progress", "pulse", "utilization"}
     assert public - modules == set(room.__all__)
     assert room.__all__ == sorted(room.__all__)
     assert issubclass(ConsoleHandler, logging.Handler)

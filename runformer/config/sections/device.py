@@ -56,7 +56,14 @@ class Parallel:
     enable_parallel_optimizer: bool | None = sets(
         "parallel.shard_optimizer", "Whether optimizer states are split over the copies of the model."
     )
-    gradients_mean: bool | None = no_effect(PARALLEL, "Whether gradients are averaged over devices, not summed.")
+    gradients_mean: bool | None = sets(
+        "train.loss_mean", "Whether gradients are averaged over devices, not summed; with reference_semantics only."
+    )
+    reference_semantics: bool = sets(
+        "train.loss_mean",
+        "Whether losses are normalised as the original does: by each rank or micro-batch for itself.",
+        default=False,
+    )
     loss_repeated_mean: bool | None = no_effect(PARALLEL, "Whether a repeated loss is averaged over devices.")
     enable_alltoall: bool | None = no_effect(PARALLEL, "Whether all-to-all communication may be used.")
     dataset_strategy: Any = no_effect(PARALLEL, "How each input column is split over devices.")
