@@ -83,8 +83,15 @@ def find_resume(load: LoadOptions, output_dir: Path, options: ModelOptions, *, v
             return source
     raise CheckpointError(
         f"{path}: weights alone, no training state to resume from",
-        hint="leave --resume_training out to start a new run from these weights",
+        hint=_without_state(output_dir, load),
     )
+
+
+def _without_state(output_dir: Path, load: LoadOptions) -> str:
+    checkpoints = output_dir / "checkpoint"
+    if load.path is not None and complete_checkpoints(checkpoints):
+        return f"leave --load_checkpoint out to go on from {checkpoints}"
+    return "leave --resume_training out to start a new run from these weights"
 
 
 def _sources(path: Path, load: LoadOptions, options: ModelOptions, verify: bool) -> Iterator[WeightSource]:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from runformer.checkpoint.manifest import ITEM_BYTES, FileRecord, TensorRecord
 from runformer.errors import CheckpointError
+from runformer.observe.pulse import pulse
 
 TYPE_NAMES = {
     torch.float64: "F64",
@@ -101,6 +102,7 @@ def write_tensors(
         writer.write(header)
         for name in layout:
             writer.write(_bytes_of(tensors[name]))
+            pulse().refresh()  # the other ranks wait, and a launcher should see that it goes on
         record = writer.record()
     return record, layout
 

@@ -34,7 +34,7 @@ from runformer.launch.judge import Judge, Verdict, lost_machine
 from runformer.launch.layout import Layout
 from runformer.launch.options import LaunchOptions
 from runformer.launch.rendezvous import JobRendezvous
-from runformer.launch.stacks import odd_one_out, read_stack
+from runformer.launch.stacks import odd_one_out, read_stack, show_stack
 from runformer.launch.stop import StopRequest
 from runformer.launch.worker import STACK_SIGNAL
 from runformer.launch.workers import ForkServerGone, WorkerEnd, Workers, WorkerStart
@@ -354,9 +354,7 @@ class JobAgent(SimpleElasticAgent):
     def _culprits_stack(self, cause: Failure) -> str:
         """The stack of the rank that hangs; where no rank is named, the one that differs from all others."""
         stacks = {rank: read_stack(self._layout.stack_file(self.attempt, rank)) for rank in self.ranks}
-        if cause.rank is not None:
-            return stacks.get(cause.rank, "")
-        return odd_one_out(stacks)
+        return odd_one_out(stacks) if cause.rank is None else show_stack(cause.rank, stacks.get(cause.rank, ""))
 
     def stack_of_cause(self) -> str:
         """The stack of the rank that hangs, from whichever machine it is on; empty where nothing hangs."""

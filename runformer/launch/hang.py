@@ -49,9 +49,11 @@ def find_hang(stamps: Sequence[RankStamp], timeout: float, hosts: Mapping[int, s
     Where all are in the same collective for so long, one of them is not really in it: then the failure names no rank.
     Equal places outside a collective are no hang: compiling, loading and saving take their time.
     """
-    running = [stamp for stamp in stamps if stamp.phase and not stamp.ended]
+    running = [stamp for stamp in stamps if not stamp.ended]
     if not timeout or not running or len(stamps) < 2 or min(stamp.age for stamp in running) < timeout:
         return None
+    if not any(stamp.phase for stamp in stamps):
+        return None  # a program that does not say where it is
     ahead = max(running, key=_progress)
     behind = min(running, key=_progress)
     ended = [stamp for stamp in stamps if stamp.ended and _progress(stamp) <= _progress(ahead)]
@@ -61,14 +63,18 @@ def find_hang(stamps: Sequence[RankStamp], timeout: float, hosts: Mapping[int, s
     if _progress(ahead) == _progress(behind):
         if ahead.phase not in COLLECTIVES:
             return None
-        message = f"no rank has left {ahead.place} for {behind.age:.0f} s: one of them never entered that collective"
+        what = COLLECTIVES[ahead.phase]
+        message = f"no rank has left {ahead.place} for {ahead.age:.0f} s: one of them never entered {what}"
         return _hang(behind, hosts, message, rank=None)
     ahead_of_it = [stamp for stamp in running if _progress(stamp) > _progress(behind)]
-    message = f"it has been in {behind.place} for {behind.age:.0f} s while {_waiting(ahead_of_it)}"
+    since = f"for {behind.age:.0f} s" if behind.phase else "since its start, before it said anything,"
+    message = f"it has been in {behind.place or 'the same place'} {since} while {_waiting(ahead_of_it)}"
     return _hang(behind, hosts, message, rank=behind.rank)
 
 
 def _progress(stamp: RankStamp) -> tuple[int, int]:
+    if not stamp.phase:
+        return -1, 0
     return stamp.step, PHASES.index(stamp.phase) if stamp.phase in PHASES else len(PHASES)
 
 
@@ -77,7 +83,7 @@ def _waiting(stamps: Sequence[RankStamp]) -> str:
     names = ", ".join(str(stamp.rank) for stamp in sorted(stamps, key=lambda stamp: stamp.rank)[:8])
     more = "" if len(stamps) <= 8 else " and more"
     who = f"rank {names} waits" if len(stamps) == 1 else f"ranks {names}{more} wait"
-    what = f" ({furthest.phase}, which it never entered)" if furthest.phase in COLLECTIVES else ""
+    what = f" ({COLLECTIVES[furthest.phase]}, which it never entered)" if furthest.phase in COLLECTIVES else ""
     return f"{who} in {furthest.place}{what}"
 
 

@@ -30,4 +30,10 @@ def odd_one_out(stacks: Mapping[int, str]) -> str:
         return ""
     counts = Counter(places.values())
     rank = min(places, key=lambda rank: (counts[places[rank]], rank))
-    return f"Thread of rank {rank}:\n" + "\n".join(innermost(stacks[rank]))
+    return show_stack(rank, stacks[rank])
+
+
+def show_stack(rank: int, stack: str) -> str:
+    """A rank's main thread with its name; empty where it wrote nothing."""
+    frames = innermost(stack)
+    return "\n".join([f"rank {rank}:", *frames]) if frames else ""

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from runformer.launch.failure import Failure, signal_name
 from runformer.launch.judge import Verdict
-from runformer.launch.stacks import innermost
 
 _LONGEST_LINE = 200
 _MESSAGE_LINES, _TAIL_LINES, _STACK_LINES = 2, 4, 5
@@ -27,7 +26,7 @@ def summarise(verdict: Verdict, *, log_dir: Path, step: int = 0, seconds: float 
     if verdict.outcome == "succeeded":
         return [f"all workers ended well {after}"]
     if verdict.outcome == "preempted":
-        return [f"told to end: the run saved and left {after}; --resume_training True goes on"]
+        return [f"told to end: the run left {after}; where it saves, --resume_training True goes on"]
     if verdict.outcome == "stopped":
         return [
             f"told to end by {signal_name(verdict.exit_code - 128)} {after}; checkpoints already saved are as they were"
@@ -43,7 +42,8 @@ def _failure(cause: Failure, others: Sequence[int], after: str, stack: str) -> l
     if cause.frame:
         lines.append(_cut(f"  at {cause.frame}"))
     if stack:
-        lines += [_cut(f"  | {line.strip()}") for line in innermost(stack)[:_STACK_LINES]]
+        lines.append(f"  where {stack.splitlines()[0].rstrip(':')} is, innermost first:")
+        lines += [_cut(f"  | {line.strip()}") for line in stack.splitlines()[1 : _STACK_LINES + 1]]
     elif cause.tail:
         tail = [line for line in cause.tail if line.strip() not in message][-_TAIL_LINES:]
         lines.append(f"  last lines of {cause.log}:")

@@ -15,11 +15,23 @@ from functools import cache
 VARIABLE = "RUNFORMER_PULSE"
 """Names the shared memory, as ``<path>:<slot>``."""
 
-PHASES = ("start", "load", "data", "tokens", "forward", "backward", "loss", "update", "evaluate", "save", "end")
-"""The phases of a run, in the order in which a step goes through them."""
+PHASES = (
+    *("start", "join", "load", "meet"),
+    *("data", "tokens", "forward", "backward", "loss", "update"),
+    *("evaluate", "save", "end"),
+)
+"""The phases of a run, in the order in which it, and each of its steps, goes through them."""
 
-COLLECTIVES = frozenset({"tokens", "backward", "loss", "save", "end"})
-"""Those in which ranks wait for each other: counts, gradients and losses are summed, a checkpoint is written."""
+COLLECTIVES = {
+    "join": "the meeting of all ranks",
+    "meet": "the comparison of all ranks' models",
+    "tokens": "the count of tokens over all ranks",
+    "backward": "the sum of gradients over all ranks",
+    "loss": "the sum of losses over all ranks",
+    "save": "the wait for rank 0's checkpoint",
+    "end": "the end of all ranks",
+}
+"""Phases in which ranks wait for each other, and what for."""
 
 SLOT_BYTES = 128
 _STAMP = struct.Struct("<qd40s")
@@ -68,6 +80,10 @@ class Pulse:
     def stamp(self, step: int, phase: str) -> None:
         """Say that this rank now does ``phase`` of ``step``."""
         _STAMP.pack_into(self._memory, self._start, step, time.monotonic(), phase.encode()[:40])
+
+    def refresh(self) -> None:
+        """Say that this rank gets on with what it said last."""
+        struct.pack_into("<d", self._memory, self._start + 8, time.monotonic())
 
     def steps(self, done: int, total: int, loss: float = 0.0, tokens_per_second: float = 0.0) -> None:
         """Say how far the run is, for a progress bar."""

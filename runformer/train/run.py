@@ -85,8 +85,9 @@ def train(task: Task) -> None:
     """
     place = launched()
     rank = 0 if place is None else place.rank
-    setup_logging(task.output_dir / "log", rank, notices=task.notices)
     pulse().stamp(0, "start")
+    setup_logging(task.output_dir / "log", rank, notices=task.notices)
+    pulse().stamp(0, "join")
     group = join(resolve_device(task.device))
     task = resume_after_restart(task)
     pulse().stamp(0, "load")
@@ -114,10 +115,13 @@ def prepare(task: Task, group: Group | None = None) -> TrainingRun:
     model, _ = build_for_training(task, group.device)
     optimizer = make_optimizer(model, options, schedule)
     scaler = LossScaler(options.loss_scale)
+    pulse().stamp(0, "meet")
     step = TrainStep(model, optimizer, scaler, options.max_grad_norm, task.seed, group, options.loss_mean)
     run = TrainingRun(task, options, step, loader, schedule, group, _store(task, options.save), callbacks, evaluator)
     if task.load.resume:
+        pulse().stamp(0, "load")
         run.position = resume(task, step, loader)
+        pulse().stamp(0, "meet")
         require_agreement(group, run.position.step)
     return run
 
@@ -234,5 +238,8 @@ def _save(run: TrainingRun) -> None:
 
 
 def _preempted(run: TrainingRun) -> Preempted:
-    saved = "and saved; --resume_training True goes on from there" if run.options.save else "and saves nothing"
-    return Preempted(f"told to end: the run stops after step {run.position.step} of {run.total_steps} {saved}")
+    done = f"told to end: the run stops after step {run.position.step} of {run.total_steps}"
+    if run.options.save is None:
+        return Preempted(f"{done}, and this task saves nothing")
+    how = "--resume_training True" + (", without --load_checkpoint," if run.task.load.path else "")
+    return Preempted(f"{done}, and has saved: {how} goes on from there")

@@ -225,7 +225,7 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
 def test_several_ranks_and_several_sets_are_refused(tmp_path: Path) -> None:
     for rank in range(2):
         write_mindformers(tmp_path / f"rank_{rank}", f"tiny_rank_{rank}-1_16.safetensors", 16)
-    with pytest.raises(CheckpointError, match="a checkpoint of 2 ranks, .* and this run has 1"):
+    with pytest.raises(CheckpointError, match=r"a checkpoint of 2 ranks, .* and this run has 1"):
         find_weights(LoadOptions(tmp_path), OPTIONS)
     (tmp_path / "two").mkdir()
     for name in ("a", "b"):
