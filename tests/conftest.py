@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tiny_task import TinyTask, make_tiny_task
 
 from runformer.plugins.registry import REGISTRY, Registry
 
@@ -32,6 +33,12 @@ def shared_dir() -> Path:
 def oracle_dir(shared_dir: Path) -> Path:
     """What MindFormers itself computed."""
     return shared_dir / "oracle"
+
+
+@pytest.fixture
+def tiny(repository: Path, tmp_path: Path) -> TinyTask:
+    """A training task that takes seconds, in a folder of its own."""
+    return make_tiny_task(repository, tmp_path)
 
 
 @pytest.fixture

@@ -55,6 +55,7 @@ class Display:
         furthest = max(stamps.values(), key=lambda stamp: stamp.done)
         if self._console is not None:
             self._console.show()
+        if self._console is not None:
             self._show_progress(furthest)
         if furthest.total and time.monotonic() >= self._next_status:
             self._next_status = time.monotonic() + _STATUS_SECONDS
@@ -71,10 +72,14 @@ class Display:
             self._shown = stamp.done
 
     def _write_line(self, line: str) -> None:
-        if self._progress is not None:
-            self._progress.write_line(line)
-        else:
-            write_stdout_line(line)
+        """Print a line; where nobody reads any more, the job goes on without a console."""
+        try:
+            if self._progress is not None:
+                self._progress.write_line(line)
+            else:
+                write_stdout_line(line)
+        except OSError:
+            self._console = None
 
     def _close_progress(self) -> None:
         self._stack.close()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from byte_tokenizer import write_byte_tokenizer
-from conftest import TinyTask
+from tiny_task import TinyTask
 
 CONFIG_ERROR = 78
 

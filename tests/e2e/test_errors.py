@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import TinyTask
+from tiny_task import TinyTask
 
 CONFIG_ERROR, USAGE_ERROR, ERROR, INTERRUPTED = 78, 2, 1, 130
 LARGEST_MESSAGE = 12  # lines

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TinyTask
+from tiny_task import TinyTask
 
 from runformer.data.mindrecord import Column, MindRecordWriter
 

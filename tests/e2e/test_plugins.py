@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import TinyTask
 from safetensors.torch import load_file
+from tiny_task import TinyTask
 
 from runformer.data.mindrecord import Column, MindRecordWriter
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TinyTask
 from safetensors.torch import load_file
+from tiny_task import TinyTask
 
 CURVE = ("step", "epoch", "loss", "grad_norm", "lr", "tokens")
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from runformer.data.mindrecord import Column, MindRecordWriter
 
@@ -89,15 +88,15 @@ class TinyTask:
         return list({row["step"]: row for row in map(json.loads, lines)}.values())
 
 
-@pytest.fixture
-def tiny(repository: Path, tmp_path: Path) -> TinyTask:
-    """The task, fresh."""
-    (tmp_path / "config.yaml").write_text(CONFIG)
+def make_tiny_task(repository: Path, folder: Path) -> TinyTask:
+    """The task, fresh, in an empty folder."""
+    (folder / "config.yaml").write_text(CONFIG)
     random = np.random.default_rng(0)
     columns = {"input_ids": Column("int32", (-1,)), "labels": Column("int32", (-1,))}
-    with MindRecordWriter(tmp_path / "data.mindrecord", columns) as writer:
-        for _ in range(ROWS):
+    with MindRecordWriter(folder / "data.mindrecord", columns) as writer:
+        for row in range(ROWS):
             tokens = random.integers(1, 64, 17, dtype=np.int32)
-            labels = np.where(random.random(17) < 0.3, -100, tokens).astype(np.int32)
+            # Every other row counts for little: ranks then have very different numbers of tokens.
+            labels = np.where(random.random(17) < (0.3, 0.9)[row % 2], -100, tokens).astype(np.int32)
             writer.write([{"input_ids": tokens, "labels": labels}])
-    return TinyTask(repository, tmp_path)
+    return TinyTask(repository, folder)
