@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from runformer.cli import config, preprocess
+from runformer.cli import config, doctor, preprocess
 from runformer.cli.report import reporting_errors
 
-_COMMANDS = {"config": config.main, "preprocess": preprocess.main}
+_COMMANDS: Mapping[str, Callable[[Sequence[str]], int | None]] = {
+    "config": config.main,
+    "doctor": doctor.main,
+    "preprocess": preprocess.main,
+}
 
 
 def main(argv: Sequence[str]) -> int:
     """Run one command and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m runformer",
-        description="Prepare data for tasks, and explain their keys. "
+        description="Prepare data for tasks, explain their keys, and look over this machine. "
         "Tasks themselves are run by: python run_mindformer.py --config X.yaml …",
     )
     parser.add_argument("--debug", action="store_true", help="show where an error comes from")
@@ -24,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     with reporting_errors(debug=options.debug) as outcome:
-        _COMMANDS[options.command](options.arguments)
+        outcome.exit_code = _COMMANDS[options.command](options.arguments) or 0
     return outcome.exit_code
 
 

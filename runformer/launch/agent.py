@@ -34,7 +34,7 @@ from runformer.launch.judge import Judge, Verdict, lost_machine
 from runformer.launch.layout import Layout
 from runformer.launch.options import LaunchOptions
 from runformer.launch.rendezvous import JobRendezvous
-from runformer.launch.stacks import odd_one_out, read_stack, show_stack
+from runformer.launch.stacks import outsider, read_stack, show_stack
 from runformer.launch.stop import StopRequest
 from runformer.launch.worker import STACK_SIGNAL
 from runformer.launch.workers import ForkServerGone, WorkerEnd, Workers, WorkerStart
@@ -336,39 +336,38 @@ class JobAgent(SimpleElasticAgent):
             "verdict", attempt=self.attempt, outcome=verdict.outcome, cause=cause, others=list(verdict.others)
         )
         if verdict.cause is not None and verdict.cause.kind == "hang":
-            self._ask_for_stacks()
+            self._ask_for_stacks(verdict.cause)
         self._remaining_restarts = 1 if verdict.outcome == "restart" else 0
         if verdict.outcome in ("succeeded", "preempted"):
             return RunResult(state=WorkerState.SUCCEEDED)
         return RunResult(state=WorkerState.FAILED)
 
-    def _ask_for_stacks(self) -> None:
+    def _ask_for_stacks(self, cause: Failure) -> None:
         """Let every rank here write down where it is; a rank that holds no interpreter lock for ever does so too."""
         self._workers.signal(STACK_SIGNAL)
         time.sleep(_STACK_SECONDS)
-        cause = self.verdict.cause if self.verdict else None
-        if cause is not None and cause.node_rank == self._cluster.node_rank:
-            self._cluster.state.stack = self._culprits_stack(cause)
-            self._cluster.publish()
+        self._cluster.state.stack = self._own_stack(cause)
+        self._cluster.publish()
 
-    def _culprits_stack(self, cause: Failure) -> str:
-        """The stack of the rank that hangs; where no rank is named, the one that differs from all others."""
+    def _own_stack(self, cause: Failure) -> str:
+        """The stack of the rank that hangs, where it is here; it may have no name where all should be in one place."""
         stacks = {rank: read_stack(self._layout.stack_file(self.attempt, rank)) for rank in self.ranks}
-        return odd_one_out(stacks) if cause.rank is None else show_stack(cause.rank, stacks.get(cause.rank, ""))
+        return outsider(stacks) if cause.rank is None else show_stack(cause.rank, stacks.get(cause.rank, ""))
 
     def stack_of_cause(self) -> str:
         """The stack of the rank that hangs, from whichever machine it is on; empty where nothing hangs."""
         cause = self.verdict.cause if self.verdict else None
         if cause is None or cause.kind != "hang":
             return ""
-        deadline = time.monotonic() + _STACK_SECONDS
-        while not (stack := self._stacks_of(cause.node_rank)) and time.monotonic() < deadline:
+        cluster, stack = self._cluster, ""
+        deadline = time.monotonic() + _STACK_SECONDS * (1 if cluster.is_host else 4)
+        while not stack and time.monotonic() < deadline:
+            found = cluster.states(self.attempt).values() if cluster.is_host else ()
+            stack = next((state.stack for state in found if state.stack), cluster.watch.news.get("stack", ""))
             time.sleep(_TICK_SECONDS)
+        if cluster.is_host:
+            cluster.announce({"verdict": self.verdict.to_json(), "stack": stack} if self.verdict else {})
         return stack
-
-    def _stacks_of(self, node: int) -> str:
-        state = self._cluster.state if node == self._cluster.node_rank else self._cluster.watch.states.get(node)
-        return "" if state is None else state.stack
 
     def _end_workers(self) -> None:
         """End all workers: those that only wait for a dead rank at once, others with a moment to clean up."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+
+_WAITING = ("/torch/distributed/", "/torch/autograd/graph.py")
+"""Where the innermost frame of a rank is that waits for others."""
 
 
 def read_stack(path: Path) -> str:
@@ -23,14 +25,17 @@ def innermost(stack: str) -> list[str]:
     return [line for line in lines[starts[-1] + 1 if starts else 0 :] if line.strip()]
 
 
-def odd_one_out(stacks: Mapping[int, str]) -> str:
-    """The stack of the rank that is elsewhere than most; the first one where all are in the same place."""
-    places = {rank: tuple(innermost(stack)[:2]) for rank, stack in stacks.items()}
-    if not places:
-        return ""
-    counts = Counter(places.values())
-    rank = min(places, key=lambda rank: (counts[places[rank]], rank))
-    return show_stack(rank, stacks[rank])
+def outsider(stacks: Mapping[int, str]) -> str:
+    """The stack of a rank that is not in the collective that all should be in; empty where every one is.
+
+    A rank in a collective has it as its innermost frame; one in a backward pass, which sends gradients on the way, is
+    in torch's engine.
+    """
+    for rank, stack in stacks.items():
+        frames = innermost(stack)
+        if frames and not any(place in frames[0] for place in _WAITING):
+            return show_stack(rank, stack)
+    return ""
 
 
 def show_stack(rank: int, stack: str) -> str:

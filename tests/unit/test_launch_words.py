@@ -25,7 +25,7 @@ from runformer.launch.judge import Verdict
 from runformer.launch.layout import Layout
 from runformer.launch.options import LaunchOptions
 from runformer.launch.report import report_lines
-from runformer.launch.stacks import innermost, odd_one_out
+from runformer.launch.stacks import innermost, outsider
 from runformer.launch.status import Status, StatusFile, read_all, read_status
 from runformer.launch.summary import summarise
 from runformer.observe.error_file import record_error
@@ -261,12 +261,13 @@ def test_a_traceback_that_never_ends_is_cut() -> None:
     assert max(len(text.splitlines()) for text in texts if text) < 100
 
 
-def test_stacks_name_the_odd_one_out() -> None:
-    waiting = "Thread 0x1:\n  File other\n\nCurrent thread 0x2 (most recent call first):\n  File wait\n  File step\n"
-    stuck = waiting.replace("File wait", "File sleep")
-    assert innermost(waiting) == ["  File wait", "  File step"]
-    assert odd_one_out({0: waiting, 1: stuck, 2: waiting}) == "rank 1:\n  File sleep\n  File step"
-    assert odd_one_out({}) == ""
+def test_stacks_name_the_rank_that_is_not_in_the_collective() -> None:
+    wait = '  File "x/torch/distributed/distributed_c10d.py", line 1 in all_reduce'
+    waiting = f"Thread 0x1:\n  File other\n\nCurrent thread 0x2 (most recent call first):\n{wait}\n  File step\n"
+    stuck = waiting.replace(wait, "  File sleep")
+    assert innermost(waiting) == [wait, "  File step"]
+    assert outsider({0: waiting, 1: stuck}) == "rank 1:\n  File sleep\n  File step"
+    assert outsider({0: waiting, 1: waiting, 2: ""}) == ""
 
 
 def test_files_of_an_earlier_launch_are_kept(tmp_path: Path) -> None:
