@@ -22,6 +22,7 @@ bench: setup
 	$(BIN)/python benchmarks/train.py --output benchmarks/train.md
 	$(BIN)/python benchmarks/generate.py --output benchmarks/generate.md
 	$(BIN)/python benchmarks/startup.py --output benchmarks/startup.md
+	$(BIN)/python benchmarks/launcher.py --output benchmarks/launcher.md
 
 setup: $(VENV)/ready
 

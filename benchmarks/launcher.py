@@ -3,9 +3,9 @@
     python benchmarks/launcher.py --rounds 5 --output benchmarks/launcher.md
     python benchmarks/launcher.py --rounds 5 --matrix all --peer some --output benchmarks/launcher.md
 
-Start-up is measured alternately. The matrix plants each fault of ``tests/dist/faults.py`` in a training run of a tiny model and
-takes the time from the fault to the end of the last launcher; a job that has not ended after a limit is ended and counts as such.
-Two machines are network namespaces, which needs root.
+Start-up is measured alternately. The matrix plants each fault of ``tests/dist/faults.py`` in a training run of a tiny
+model and takes the time from the fault to the end of the last launcher; a job that has not ended after a limit is ended
+and counts as such. Two machines are network namespaces, which needs root.
 """
 
 from __future__ import annotations
@@ -63,16 +63,14 @@ def torchrun(workers: int) -> list[str]:
 
 
 def import_seconds(folder: Path) -> float:
-    """One ``import torch``, with the thread limits that the launcher sets."""
-    started = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-c", "import torch, torch.distributed"],
-        env=environment(),
-        cwd=folder,
-        timeout=120,
-        check=True,
-    )
-    return time.perf_counter() - started
+    """From the start of Python until it has imported torch, with the thread limit that the launcher sets."""
+    code = "import time, torch, torch.distributed; print(repr(time.time()))"
+    started = time.time()
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(), cwd=folder, timeout=120, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    return float(done.stdout) - started
 
 
 def measure_start(rounds: int) -> list[str]:
@@ -99,8 +97,8 @@ def measure_start(rounds: int) -> list[str]:
     added = statistics.median(times["msrun, 1 worker ready"]) - statistics.median(times["import torch"])
     lines += [
         "",
-        f"{WORKERS} workers are ready {peer / msrun:.1f} times sooner than under torchrun. To one `import torch` the launcher "
-        f"adds {added:.2f} s.",
+        f"{WORKERS} workers are ready {peer / msrun:.1f} times sooner than under torchrun. "
+        f"To one `import torch` the launcher adds {added:.2f} s.",
     ]
     return lines
 
@@ -135,13 +133,7 @@ def matrix_lines(mine: dict[Case, Row], theirs: dict[Case, Row]) -> list[str]:
             if not rows:
                 continue
             place = f"{count} machine{'s' * (count > 1)}, {'the last rank' if last else 'rank 0'}"
-            lines += [
-                "",
-                f"### {place}",
-                "",
-                "| fault | " + " | ".join(PHASES) + " |",
-                "|---" * (len(PHASES) + 1) + "|",
-            ]
+            lines += ["", f"### {place}", "", f"| fault | {' | '.join(PHASES)} |", "|---" * (len(PHASES) + 1) + "|"]
             for fault in FAULTS:
                 for name, found in (("", mine), (" (torchrun)", theirs)):
                     cells = [cell(found.get(rows[fault, phase])) if (fault, phase) in rows else "" for phase in PHASES]
@@ -160,8 +152,8 @@ def verdict_lines(name: str, rows: dict[Case, Row]) -> list[str]:
     quick = sorted(row.seconds or 0 for row in ended if row.case.fault not in HANGS)
     p95 = f"; without hangs the 95th percentile is {quick[int(0.95 * (len(quick) - 1))]:.2f} s" if quick else ""
     lines = [
-        f"- **{name}**: {len(rows)} rows, {len(ended)} ended by themselves{p95}; within their bounds {len(rows) - len(late)}; "
-        f"cause named in {right}; {orphans} orphans."
+        f"- **{name}**: {len(rows)} rows, {len(ended)} ended by themselves{p95}; "
+        f"within their bounds {len(rows) - len(late)}; cause named in {right}; {orphans} orphans."
     ]
     return lines + ([f"  Over their bounds: {'; '.join(map(str, late[:20]))}."] if late and name == "msrun" else [])
 
@@ -194,10 +186,11 @@ def main() -> None:
 
 
 EXPLANATION = (
-    "Seconds from the fault to the end of the last launcher, of two ranks a machine that train a tiny model. Bounds: 1 s on one "
-    "machine, 3 s on two, 5 s where the other ranks ignore SIGTERM, and for hangs (`deadlock`, `stuck_in_c`) the time limit "
-    f"of {HANG_TIMEOUT:.0f} s and 3 s more. `torchrun` has no such limit, and was ended {PEER_LIMIT:.0f} s after the fault. "
-    'A cause is named if the launchers\' summaries name the rank (of torchrun: under "Root Cause").'
+    "Seconds from the fault to the end of the last launcher, of two ranks a machine that train a tiny model. Bounds: "
+    "1 s on one machine, 3 s on two, 5 s where the other ranks ignore SIGTERM, and for hangs (`deadlock`, "
+    f"`stuck_in_c`) the time limit of {HANG_TIMEOUT:.0f} s and 3 s more. `torchrun` has no such limit, and was ended "
+    f"{PEER_LIMIT:.0f} s after the fault. A cause is named if the launchers' summaries name the rank (of torchrun: "
+    'under "Root Cause").'
 )
 
 if __name__ == "__main__":
