@@ -28,10 +28,11 @@ from runformer.launch.cluster import Cluster
 from runformer.launch.command import Command
 from runformer.launch.environment import cores_of, worker_environment
 from runformer.launch.events import EventLog
-from runformer.launch.failure import PREEMPTED, Failure, OutOfMemoryWatch, last_lines, read_error
+from runformer.launch.failure import PREEMPTED, Failure, last_lines, read_error
 from runformer.launch.hang import RankStamp, place
 from runformer.launch.judge import Judge, Verdict, lost_machine
 from runformer.launch.layout import Layout
+from runformer.launch.memory import OutOfMemoryWatch
 from runformer.launch.options import LaunchOptions
 from runformer.launch.rendezvous import JobRendezvous
 from runformer.launch.stacks import outsider, read_stack, show_stack

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import signal
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -75,8 +75,8 @@ class Failure:
 
     @property
     def restartable(self) -> bool:
-        """Whether starting again could help."""
-        return self.exit_code not in (CONFIG_ERROR, DO_NOT_REQUEUE)
+        """Whether starting again could help; a machine that is gone does not come back."""
+        return self.kind != "lost" and self.exit_code not in (CONFIG_ERROR, DO_NOT_REQUEUE)
 
 
 def root_cause(failures: Sequence[Failure]) -> Failure:
@@ -151,37 +151,3 @@ def signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-class OutOfMemoryWatch:
-    """Tells whether the kernel's out-of-memory killer was at work in this container since the watch began."""
-
-    _FILES = (
-        Path("/sys/fs/cgroup/memory.events"),
-        Path("/sys/fs/cgroup/memory/memory.oom_control"),
-    )
-
-    def __init__(self, files: Iterable[Path] = _FILES) -> None:
-        self._files = tuple(files)
-        self._before = self._kills()
-
-    def hint(self) -> str:
-        """What to say of a rank that SIGKILL ended."""
-        before, now = self._before, self._kills()
-        if before is not None and now is not None and now > before:
-            return (
-                "the machine ran out of memory: its control group counts "
-                f"{now - before} kill{'s' * (now - before > 1)}; use a smaller batch_size or more memory"
-            )
-        if now is not None:
-            return "SIGKILL often means out of memory; this control group counts no such kill, so look at dmesg"
-        return "SIGKILL often means out of memory: look at dmesg"
-
-    def _kills(self) -> int | None:
-        for path in self._files:
-            try:
-                counts = dict(line.split()[:2] for line in path.read_text().splitlines())
-                return int(counts["oom_kill"])
-            except (OSError, ValueError, KeyError):
-                continue
-        return None

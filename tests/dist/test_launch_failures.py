@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -172,6 +173,37 @@ def status_pid(folder: Path) -> int:
     from runformer.launch.status import read_status
 
     return read_status(folder / "logs/status.json").pid
+
+
+HOG = """
+import os, time
+if os.environ["RANK"] == "1":
+    hoard = []
+    while True:
+        hoard.append(bytearray(os.urandom(1 << 20)) * 32)
+time.sleep(600)
+"""
+
+
+def test_the_kernels_word_on_a_rank_that_took_too_much_memory(tmp_path: Path) -> None:
+    group = next(iter(sorted(Path("/sys/fs/cgroup").glob("memory"))), Path("/sys/fs/cgroup")) / f"runformer_{os.getpid()}"
+    try:
+        group.mkdir()
+        limit = next(path for path in (group / "memory.max", group / "memory.limit_in_bytes") if path.exists())
+    except (OSError, StopIteration):
+        pytest.skip("no control group with a memory limit can be made here")
+    try:
+        limit.write_text(str(700 << 20))
+        write(tmp_path, "hog.py", HOG)
+        into = f"echo $$ > {group}/cgroup.procs; exec "
+        with nothing_left(str(tmp_path)) as mark:
+            command = shlex.join([*flags(2, tmp_path / "logs"), "hog.py"])
+            done = finish(start(["bash", "-c", into + command], tmp_path, mark), tmp_path / "logs")
+        assert done.exit_code == 137, done.err
+        assert done.summary[0].startswith("rank 1 on ")
+        assert "hint: out of memory: the control group counts 1 kill" in "\n".join(done.summary)
+    finally:
+        group.rmdir()
 
 
 def test_a_worker_that_dies_while_others_start(tmp_path: Path) -> None:

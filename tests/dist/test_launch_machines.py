@@ -149,6 +149,26 @@ def test_machines_that_do_not_belong_are_refused_and_the_job_goes_on(tmp_path: P
     assert "a machine was refused: " in ended[0].err
 
 
+STRANGER = """
+from datetime import timedelta
+from torch.distributed import TCPStore
+store = TCPStore("10.77.0.1", 8118, None, False, timedelta(seconds=10), wait_for_workers=False)
+for key in ("news", "node/0", "node/1", "claim/1", "0123456789abcdef/news", "default_pg/0//0//0"):
+    store.set(key, "{'a': 'stranger'}")
+"""
+
+
+def test_a_stranger_without_the_nonce_is_not_heard(tmp_path: Path, pair: list[Machine]) -> None:
+    write(tmp_path, "ring.py", RING)
+    first = pair[0].start(command(0, "ring.py", "exit", "3"), tmp_path)
+    wait_until(lambda: (tmp_path / "logs_0/status.json").exists(), "the first machine")
+    time.sleep(1)
+    assert finish(pair[1].start([sys.executable, "-c", STRANGER], tmp_path), tmp_path).exit_code == 0
+    second = pair[1].start(command(1, "ring.py", "exit", "3"), tmp_path)
+    ended = [finish(process, tmp_path) for process in (first, second)]
+    assert [done.exit_code for done in ended] == [3, 3], "all four met, and rank 3 ended them"
+
+
 def test_a_changed_task_file_is_noticed(tiny: TinyTask, pair: list[Machine]) -> None:
     other = tiny.folder / "other"
     other.mkdir()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from launching import REPOSITORY, environment, finish, nothing_left, wait_until
+from launching import REPOSITORY, environment, finish, launch, nothing_left, wait_until
 from programs import SLEEPER, WORDS, write
 
 SCRIPT = REPOSITORY / "scripts/msrun_launcher.sh"
@@ -83,6 +84,33 @@ def test_one_worker_simply_runs_and_a_program_of_its_own_too(tmp_path: Path) -> 
     assert said["argv"] == ["one"]
     assert said["env"]["LOG_MF_PATH"] == "elsewhere"
     assert not said["torch"]
+
+
+def test_without_the_fork_server_each_worker_is_an_interpreter_of_its_own(tmp_path: Path) -> None:
+    write(tmp_path, "words.py", WORDS)
+    done = launch(tmp_path, 2, "words.py", "a b", more=["--fork_server", "False", "--bind_core", "True"])
+    assert done.exit_code == 0, done.err
+    said = [words(tmp_path / f"logs/worker_{rank}.log") for rank in range(2)]
+    assert [one["argv"] for one in said] == [["a b"]] * 2
+    assert not any(one["torch"] for one in said)
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) >= 2:
+        assert not set(said[0]["cores"]) & set(said[1]["cores"]), "each has cores of its own"
+    write(tmp_path, "wrong.py", "raise ValueError('as planned')\n")
+    wrong = launch(tmp_path, 2, "wrong.py", more=["--fork_server", "False"])
+    assert wrong.exit_code == 1
+    assert "ValueError: as planned" in wrong.summary[1]
+
+
+def test_a_taken_port_is_told_and_the_next_one_used(tmp_path: Path) -> None:
+    write(tmp_path, "words.py", WORDS)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = run(tmp_path, "words.py", "2", str(port), "logs", "True", "60")
+    assert done.returncode == 0, done.stderr
+    assert f"msrun: port {port} of 127.0.0.1 is taken by process {os.getpid()} (" in done.stderr
 
 
 def test_a_launch_in_the_background_can_be_asked_after_and_ended(tmp_path: Path) -> None:

@@ -20,9 +20,10 @@ from runformer.launch.console import AlarmFilter, Console, Tail
 from runformer.launch.environment import share_out
 from runformer.launch.events import EventLog, read_events
 from runformer.launch.facts import job_facts
-from runformer.launch.failure import Failure, OutOfMemoryWatch, last_lines, read_error
+from runformer.launch.failure import Failure, last_lines, read_error
 from runformer.launch.judge import Verdict
 from runformer.launch.layout import Layout
+from runformer.launch.memory import OutOfMemoryWatch, oom_files
 from runformer.launch.options import LaunchOptions
 from runformer.launch.report import report_lines
 from runformer.launch.stacks import innermost, outsider
@@ -211,8 +212,15 @@ def test_the_kernels_word_on_a_kill(tmp_path: Path) -> None:
     watch = OutOfMemoryWatch([tmp_path / "none", counts])
     assert "counts no such kill" in watch.hint()
     counts.write_text("low 0\noom 3\noom_kill 3\n")
-    assert "ran out of memory: its control group counts 1 kill;" in watch.hint()
+    assert watch.hint().startswith("out of memory: the control group counts 1 kill;")
     assert OutOfMemoryWatch([tmp_path / "none"]).hint() == "SIGKILL often means out of memory: look at dmesg"
+
+
+def test_where_the_kernels_counts_stand() -> None:
+    first = Path("/sys/fs/cgroup")
+    assert oom_files("0::/a/b\n")[0] == first / "a/b/memory.events"
+    assert oom_files("9:name=systemd:/\n4:cpu,memory:/x\n")[0] == first / "memory/x/memory.oom_control"
+    assert oom_files("3:cpu:/\n") == []
 
 
 def test_of_other_ranks_only_alarms_are_shown_and_equal_ones_once(tmp_path: Path) -> None:
