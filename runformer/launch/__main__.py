@@ -1,8 +1,6 @@
 """``python -m runformer.launch``: the same as ``msrun``."""
 
-import sys
-
-from runformer.cli.msrun import main
+from runformer.cli.msrun import console
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    console()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,10 +53,12 @@ def find_command(words: tuple[str, ...]) -> Command:
     Anything else (``python``, ``pytest``, a path) is a program.
 
     Raises:
-        UsageError: the script is in neither.
+        UsageError: the script is in neither, or there is no such program.
     """
     first = words[0]
     if not first.endswith(".py"):
+        if shutil.which(first) is None:
+            raise UsageError(f"{first}: there is no such program, and a script's name ends in .py")
         return Command(words, None)
     for folder in (Path.cwd(), REPOSITORY):
         if (folder / first).is_file():

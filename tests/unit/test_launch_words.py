@@ -106,6 +106,8 @@ def test_where_a_script_is_found(tmp_path: Path, repository: Path, monkeypatch: 
     (tmp_path / "mine.py").touch()
     assert find_command(("mine.py", "a")).script == tmp_path / "mine.py"
     assert find_command(("run_mindformer.py",)).script == repository / "run_mindformer.py"
+    with pytest.raises(UsageError, match="no-such-program: there is no such program"):
+        find_command(("no-such-program", "x"))
     program = find_command(("python", "mine.py"))
     assert program.script is None
     assert program.argv() == ["python", "mine.py"]
