@@ -30,7 +30,7 @@ from runformer.launch.environment import cores_of, worker_environment
 from runformer.launch.events import EventLog
 from runformer.launch.failure import PREEMPTED, Failure, last_lines, read_error
 from runformer.launch.hang import RankStamp, place
-from runformer.launch.judge import Judge, Verdict, lost_machine
+from runformer.launch.judge import Judge, NodeState, Verdict, lost_machine
 from runformer.launch.layout import Layout
 from runformer.launch.memory import OutOfMemoryWatch
 from runformer.launch.options import LaunchOptions
@@ -248,6 +248,7 @@ class JobAgent(SimpleElasticAgent):
     def _fail(self, failure: Failure) -> None:
         self._events.write("failure", attempt=self.attempt, **failure.to_json())
         self._cluster.state.failures.append(failure)
+        self._cluster.publish(at_once=True)
 
     def _note_server_gone(self) -> None:
         self._workers.pids.clear()
@@ -321,7 +322,7 @@ class JobAgent(SimpleElasticAgent):
             if published is not None and published["attempt"] == attempt:
                 return Verdict.from_json(published)
             if lost := cluster.watch.lost():
-                state = cluster.watch.states[0]
+                state = cluster.watch.states.get(0, NodeState())
                 return Verdict(attempt, "failed", 1, lost_machine(0, state, lost[1]))
             return None
         silence = {node: cluster.watch.silence(node) for node in range(cluster.nodes)}
@@ -348,7 +349,7 @@ class JobAgent(SimpleElasticAgent):
         self._workers.signal(STACK_SIGNAL)
         time.sleep(_STACK_SECONDS)
         self._cluster.state.stack = self._own_stack(cause)
-        self._cluster.publish()
+        self._cluster.publish(at_once=True)
 
     def _own_stack(self, cause: Failure) -> str:
         """The stack of the rank that hangs, where it is here; it may have no name where all should be in one place."""

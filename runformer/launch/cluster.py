@@ -183,7 +183,7 @@ class Cluster:
             LaunchError: a machine came and was lost.
         """
         self.state.begin(attempt)
-        self.publish()
+        self.publish(at_once=True)
         patience = Patience(self._options.cluster_timeout, self._say)
         refused = 0
         while not self._all_ready(attempt):
@@ -192,6 +192,7 @@ class Cluster:
                 patience.wait(self._missing(attempt), _TICK_SECONDS)
             except ClusterTimeoutError as error:
                 self.announce({"gone": error.message})
+                self.watch.flush()
                 raise
             self._check()
 
@@ -238,9 +239,10 @@ class Cluster:
         seen = {node: self.watch.states.get(node, blank) for node in range(self.nodes)} | {self.node_rank: self.state}
         return {node: state if state.ready == attempt else blank for node, state in seen.items()}
 
-    def publish(self) -> None:
-        """Let the other machines see ``state``."""
-        self.watch.publish(json.dumps(self.state.to_json()))
+    def publish(self, *, at_once: bool = False) -> None:
+        """Let the other machines see ``state``, soon or at once."""
+        if self.nodes > 1:
+            self.watch.publish(json.dumps(self.state.to_json()), at_once=at_once)
 
     def announce(self, news: Mapping[str, Any]) -> None:
         """Tell all machines something; only machine 0 does."""
@@ -254,7 +256,7 @@ class Cluster:
     def leave(self, attempt: int) -> None:
         """See that all machines know how the attempt ended, as far as they still answer; then stop listening."""
         self.state.acknowledged = True
-        self.publish()
+        self.publish(at_once=True)
         self.watch.flush()
         deadline = time.monotonic() + 2
         while self.is_host and time.monotonic() < deadline and not self.watch.lost():

@@ -43,10 +43,11 @@ class Watch:
             self._store = connect()
             threading.Thread(target=self._run, name="watch", daemon=True).start()
 
-    def publish(self, document: str) -> None:
-        """Let the others see this machine's state."""
+    def publish(self, document: str, *, at_once: bool = False) -> None:
+        """Let the others see this machine's state, with the next cycle or at once."""
         self._document = document
-        self._wake.set()
+        if at_once:
+            self._wake.set()
 
     def announce(self, news: str) -> None:
         """Tell the others what was decided (machine 0)."""
