@@ -64,7 +64,8 @@ def serve(channel: socket.socket, preload: Sequence[str], agent: int) -> NoRetur
     adopt_orphans()
     try:
         for name in preload:
-            importlib.import_module(name)
+            with contextlib.suppress(Exception):  # a worker that needs it will say what is wrong with it
+                importlib.import_module(name)
         if os.getppid() == agent:
             _ForkServer(channel).run()
     except OSError:
@@ -104,6 +105,8 @@ class _ForkServer:
             return
         if "sweep" in message:
             kill_descendants()
+            self._local_ranks.clear()
+            self._stopped.clear()
             self._send({"swept": True})
             return
         for pid, local_rank in self._local_ranks.items():
@@ -175,5 +178,6 @@ class _ForkServer:
 def _signal_group(pid: int, number: int) -> None:
     try:
         os.killpg(pid, number)
-    except ProcessLookupError:
-        os.kill(pid, number)  # it was forked a moment ago, and has no group of its own yet
+    except ProcessLookupError:  # it was forked a moment ago, and has no group of its own yet; or it has just ended
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)

@@ -80,7 +80,7 @@ def run_script(path: str, arguments: tuple[str, ...]) -> NoReturn:
     if stacks := os.environ.get(STACKS_VARIABLE):
         faulthandler.register(STACK_SIGNAL, file=open(stacks, "a"), all_threads=True, chain=False)  # noqa: PTH123, SIM115
     sys.argv = [path, *arguments]
-    sys.path.insert(0, os.path.dirname(os.path.abspath(path)))  # noqa: PTH100, PTH120 - a string, as Python has there
+    sys.path[0] = os.path.dirname(os.path.abspath(path))  # noqa: PTH100, PTH120 - a string, as Python has there
     _exit(_run(path))
 
 

@@ -61,8 +61,11 @@ class WorkerEnd:
     time: float
 
 
-class ForkServerGone(Exception):
+class ForkServerGone(LaunchError):
     """The fork server died, and with it all workers."""
+
+    def __init__(self) -> None:
+        super().__init__("the process that starts this machine's workers was killed")
 
 
 class Workers:
@@ -162,14 +165,14 @@ class Workers:
         try:
             self._channel.send(json.dumps(message).encode())
         except OSError as error:
-            raise ForkServerGone from error
+            raise ForkServerGone() from error
 
     def _receive(self) -> dict[str, Any]:
         try:
             data = self._channel.recv(_MESSAGE_BYTES)
         except OSError as error:
-            raise ForkServerGone from error
+            raise ForkServerGone() from error
         if not data:
-            raise ForkServerGone
+            raise ForkServerGone()
         message: dict[str, Any] = json.loads(data)
         return message
