@@ -189,8 +189,8 @@ EXPLANATION = (
     "Seconds from the fault to the end of the last launcher, of two ranks a machine that train a tiny model. Bounds: "
     "1 s on one machine, 3 s on two, 5 s where the other ranks ignore SIGTERM, and for hangs (`deadlock`, "
     f"`stuck_in_c`) the time limit of {HANG_TIMEOUT:.0f} s and 3 s more. `torchrun` has no such limit, and was ended "
-    f"{PEER_LIMIT:.0f} s after the fault. A cause is named if the launchers' summaries name the rank (of torchrun: "
-    'under "Root Cause").'
+    f"{PEER_LIMIT:.0f} s after the fault: what it then left behind counts as orphans. A cause is named if the "
+    'launchers\' summaries name the rank (of torchrun: under "Root Cause").'
 )
 
 if __name__ == "__main__":

@@ -273,11 +273,15 @@ def test_a_traceback_that_never_ends_is_cut() -> None:
 
 def test_stacks_name_the_rank_that_is_not_in_the_collective() -> None:
     wait = '  File "x/torch/distributed/distributed_c10d.py", line 1 in all_reduce'
-    waiting = f"Thread 0x1:\n  File other\n\nCurrent thread 0x2 (most recent call first):\n{wait}\n  File step\n"
+    idle = '  File "python/threading.py", line 9 in wait'
+    first = f"Thread 0x1 (most recent call first):\n{idle}\n\n"
+    waiting = f"{first}Current thread 0x2 (most recent call first):\n{wait}\n  File step\n"
     stuck = waiting.replace(wait, "  File sleep")
     assert innermost(waiting) == [wait, "  File step"]
     assert outsider({0: waiting, 1: stuck}) == "rank 1:\n  File sleep\n  File step"
     assert outsider({0: waiting, 1: waiting, 2: ""}) == ""
+    holding = waiting.replace(idle, "  File read\n  File thread")
+    assert outsider({0: waiting, 1: holding}) == "rank 1:\n  File read\n  File thread"
 
 
 def test_files_of_an_earlier_launch_are_kept(tmp_path: Path) -> None:
