@@ -60,7 +60,7 @@ def load_tokenizer(folder: Path | None, options: TokenizerOptions = BESIDE_THE_W
     vocabulary.backend.add_special_tokens([*special.values(), *_known(settings.extra, vocabulary.backend)])
     _set_bos_and_eos(vocabulary, special, options)
     contents = {name: token.content for name, token in special.items()}
-    return Tokenizer(vocabulary.backend, contents, options.chat_template or settings.chat_template)
+    return Tokenizer(vocabulary.backend, contents, options.chat_template or settings.chat_template, file.path)
 
 
 def _load_vocabulary(file: VocabularyFile, settings: TokenizerSettings, kind: str | None) -> Vocabulary:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 
 import tokenizers
 
@@ -18,12 +20,14 @@ class Tokenizer:
         backend: encodes, decodes and adds bos and eos as the folder and the recipe say.
         special_tokens: ``bos_token``, ``eos_token``, ``pad_token``, ``unk_token``, … and their text.
         chat_template: Jinja source of the model's chat format; None: it has none.
+        file: where its vocabulary came from, for messages.
     """
 
     def __init__(
-        self, backend: tokenizers.Tokenizer, special_tokens: Mapping[str, str], chat_template: str | None
+        self, backend: tokenizers.Tokenizer, special_tokens: Mapping[str, str], chat_template: str | None, file: Path
     ) -> None:
         self._backend = backend
+        self._file = file
         self.special_tokens = dict(special_tokens)
         self.chat_template = chat_template
         self.bos_id = self._special_id("bos_token")
@@ -37,12 +41,27 @@ class Tokenizer:
         ``add_special_tokens``: put bos before and eos behind, where this tokenizer adds them.
 
         Raises:
-            TokenizerError: the text holds half of a surrogate pair, which is no character.
+            TokenizerError: the text holds half of a surrogate pair, which is no character; or the tokenizer's file
+                is damaged in a part that only this text needs.
         """
         try:
-            return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+            with self._explaining_panics():
+                return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
         except TypeError as error:
             raise TokenizerError(f"not valid Unicode text: {text[:80]!r}", hint="save it as UTF-8") from error
+
+    @contextmanager
+    def _explaining_panics(self) -> Iterator[None]:
+        """The library's panics are no Exceptions, and their class cannot be imported."""
+        try:
+            yield
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":
+                raise
+            hint = "copy or download it again"
+            raise TokenizerError(
+                f"{self._file}: damaged: the tokenizers library fails on it: {error}", hint=hint
+            ) from error
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text of ``ids``; ids that the vocabulary lacks give nothing, broken UTF-8 gives U+FFFD."""

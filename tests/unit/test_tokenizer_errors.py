@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import struct
 from pathlib import Path
 
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 from sentencepiece import SentencePieceTrainer
@@ -15,6 +17,7 @@ from tokenizer_texts import CORPUS, train_byte_level, write_json
 from runformer.config.task import TokenizerOptions
 from runformer.errors import TokenizerError
 from runformer.tokenizer import load_tokenizer
+from runformer.tokenizer.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -191,3 +194,13 @@ def complaint_about(options: TokenizerOptions) -> str | None:
 def test_half_a_surrogate_pair(sources: Path) -> None:
     with pytest.raises(TokenizerError, match="not valid Unicode text"):
         load_tokenizer(sources).encode("a\ud800b")
+
+
+def test_a_table_of_characters_that_points_nowhere() -> None:
+    """Damage that shows with the first text only, as a panic of the library: no Exception, but a message all the same."""
+    table = struct.pack("<II", 4, 0x3FFFFC00) + b"a\0"  # the length of its tree, one node that leads outside, a string
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE())
+    backend.normalizer = tokenizers.normalizers.Precompiled(table)
+    tokenizer = Tokenizer(backend, {}, None, Path("some/tokenizer.model"))
+    with pytest.raises(TokenizerError, match=r"some/tokenizer\.model: damaged: the tokenizers library fails on it"):
+        tokenizer.encode("text")
