@@ -197,7 +197,7 @@ def test_half_a_surrogate_pair(sources: Path) -> None:
 
 
 def test_a_table_of_characters_that_points_nowhere() -> None:
-    """Damage that shows with the first text only, as a panic of the library: no Exception, but a message all the same."""
+    """Damage that shows with the first text only: a panic of the library is no Exception, but gets its message."""
     table = struct.pack("<II", 4, 0x3FFFFC00) + b"a\0"  # the length of its tree, one node that leads outside, a string
     backend = tokenizers.Tokenizer(tokenizers.models.BPE())
     backend.normalizer = tokenizers.normalizers.Precompiled(table)
