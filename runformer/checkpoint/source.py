@@ -103,34 +103,35 @@ def _sources(path: Path, load: LoadOptions, options: ModelOptions, verify: bool)
     if path.is_file():
         yield _from_files([path], path, options)
         return
-    name, own = load.resume_name, _rank_folder(path, load)
-    folders = [path, path / "checkpoint", path / own, path / "checkpoint" / own]
+    name, own = load.resume_name, f"rank_{load.rank}"
+    ours = [root / (own if (root / own).is_dir() else "rank_0") for root in (path, path / "checkpoint")]
+    folders = [path, path / "checkpoint", *ours]
     found = False
     for folder in folders:
         source = _from_folder(folder, options, verify) if name is None else _named(folder, name, options)
         if source is not None:
+            _refuse_slices(folder, load)
             found = True
             yield source
     if not found:
         raise _nothing_found(path, folders, name)
 
 
-def _rank_folder(path: Path, load: LoadOptions) -> str:
-    """The folder with our rank's files: of as many ranks as there are processes, else of the only one.
+def _refuse_slices(folder: Path, load: LoadOptions) -> None:
+    """Of several ranks' folders each of as many processes may take its own; anyone else might get half a tensor.
 
     Raises:
-        CheckpointError: there are several, and another number of processes.
+        CheckpointError: there is another number of processes.
     """
-    ranks = {folder.name for root in (path, path / "checkpoint") for folder in root.glob("rank_*") if folder.is_dir()}
-    if len(ranks) < 2:
-        return "rank_0"
-    if len(ranks) == load.world_size:
-        return f"rank_{load.rank}"
-    raise CheckpointError(
-        f"{path}: a checkpoint of {len(ranks)} ranks, each of which may hold only a slice of a tensor, "
-        f"and this run has {load.world_size}",
-        hint="merge it first with MindFormers' toolkit/safetensors/unified_safetensors.py",
-    )
+    if not re.fullmatch(r"rank_\d+", folder.name):
+        return
+    ranks = sum(sibling.is_dir() for sibling in folder.parent.glob("rank_*"))
+    if ranks not in (1, load.world_size):
+        raise CheckpointError(
+            f"{folder.parent}: a checkpoint of {ranks} ranks, each of which may hold only a slice of a tensor, "
+            f"and this run has {load.world_size}",
+            hint="merge it first with MindFormers' toolkit/safetensors/unified_safetensors.py",
+        )
 
 
 def _from_folder(folder: Path, options: ModelOptions, verify: bool) -> WeightSource | None:

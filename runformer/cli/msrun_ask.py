@@ -21,7 +21,7 @@ _STOP_SECONDS = 60.0
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"msrun {self.prog}: {message}")
+        raise UsageError(f"{self.prog}: {message}")
 
 
 def _parser(name: str, about: str) -> _Parser:

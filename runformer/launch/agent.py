@@ -108,8 +108,7 @@ class JobAgent(SimpleElasticAgent):
     @property
     def ranks(self) -> range:
         """The global ranks of this machine's workers."""
-        first = self._cluster.node_rank * self._options.local_world_size
-        return range(first, first + self._options.local_world_size)
+        return self._options.ranks(self._cluster.node_rank)
 
     def stamps(self) -> dict[int, Stamp]:
         """What this machine's ranks stamped last, by global rank."""

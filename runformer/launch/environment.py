@@ -45,7 +45,7 @@ def worker_environment(
     pulse_path: str,
 ) -> dict[str, str]:
     """The variables of one worker."""
-    rank = node_rank * options.local_world_size + local_rank
+    rank = options.ranks(node_rank)[local_rank]
     values = {
         "RANK": rank,
         "WORLD_SIZE": options.world_size,

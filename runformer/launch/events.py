@@ -3,7 +3,7 @@
 Every line has ``v`` (the version of the schema), ``time`` (seconds since 1970), ``event`` and ``node_rank``. Events:
 
 - ``start``: ``command``, ``world_size``, ``local_world_size``, ``host``, ``pid``, ``versions``;
-- ``cluster``: all machines have come: ``attempt``, ``hosts``, ``address``, ``port``;
+- ``cluster``: all machines have come: ``attempt``, ``hosts``;
 - ``worker_start``: ``attempt``, ``rank``, ``pid``, ``log``;
 - ``worker_end``: ``attempt``, ``rank``, ``pid``, ``exit_code``, ``signal``, ``stopped``;
 - ``failure``: one rank's failure as the agent understood it (the fields of ``Failure``);

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-Kind = Literal["exit", "signal", "stopped", "hang", "lost"]
+Kind = Literal["exit", "signal", "stopped", "left", "hang", "lost"]
 
 PREEMPTED, CONFIG_ERROR, DO_NOT_REQUEUE, TIMEOUT = 75, 78, 93, 124
 """Exit codes: left with a checkpoint; starting again cannot help; must not be started again; too late."""
@@ -37,7 +37,8 @@ class Failure:
         rank: the global rank; None: a whole machine.
         node_rank: its machine's number.
         host: its machine's name or address.
-        kind: it exited, a signal ended it, it stands still, it hangs, its machine was lost.
+        kind: it exited, a signal ended it, it stands still, it left before others were done, it hangs, its machine was
+            lost.
         exit_code: as a shell gives it: 128 + n for the signal n.
         time: seconds since 1970, of its machine's clock.
         place: what it was doing, from its last stamp ("step 12, forward"); empty: unknown.

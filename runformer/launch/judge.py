@@ -177,7 +177,7 @@ def _early_leaver(states: Mapping[int, NodeState]) -> Failure | None:
                     rank=stamp.rank,
                     node_rank=node,
                     host=state.host,
-                    kind="exit",
+                    kind="left",
                     exit_code=1,
                     time=time.time(),
                     place=stamp.place,

@@ -54,3 +54,8 @@ class LaunchOptions:
     def nodes(self) -> int:
         """How many machines there are."""
         return self.world_size // self.local_world_size
+
+    def ranks(self, node_rank: int) -> range:
+        """The global ranks of one machine's workers."""
+        first = node_rank * self.local_world_size
+        return range(first, first + self.local_world_size)

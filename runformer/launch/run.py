@@ -47,7 +47,7 @@ def launch(options: LaunchOptions) -> int:
     command = find_command(options.command)
     layout = _layout(options)
     _refuse_second_job(layout)
-    aside = layout.set_aside_job(_ranks(options))
+    aside = layout.set_aside_job(options.ranks(max(0, options.node_rank)))
     layout.make()
     background = None
     if not options.join:
@@ -91,11 +91,6 @@ def _own_address(options: LaunchOptions) -> str:
         return addresses.route_to(addresses.resolve(options.master_addr), options.master_port)
     except (OSError, LaunchError):
         return "unknown"
-
-
-def _ranks(options: LaunchOptions) -> range:
-    first = max(0, options.node_rank) * options.local_world_size
-    return range(first, first + options.local_world_size)
 
 
 def _refuse_second_job(layout: Layout) -> None:
@@ -213,9 +208,7 @@ class _Launch:
         cluster = Cluster(self._options, facts, logger.info, self._check)
         self._events.node_rank = cluster.node_rank
         self._status.update(node_rank=cluster.node_rank)
-        first = cluster.node_rank * self._options.local_world_size
-        ranks = range(first, first + self._options.local_world_size)
-        logs = {rank: self._layout.worker_log(rank) for rank in ranks}
+        logs = {rank: self._layout.worker_log(rank) for rank in self._options.ranks(cluster.node_rank)}
         display = Display(self._options, self._status, logs, cluster.node_rank)
         agent = JobAgent(
             self._options, self._command, self._layout, cluster, workers, self._events, self._stop, display.tick

@@ -67,6 +67,8 @@ def _what(cause: Failure) -> str:
         return "hangs"
     if cause.kind == "lost":
         return "was lost"
+    if cause.kind == "left":
+        return "left too early"
     number = cause.exit_code - 128
     if cause.kind == "signal":
         return f"was ended by {signal_name(number)}"

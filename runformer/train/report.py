@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from runformer.config.task import Task
 from runformer.data.loader import BatchLoader
@@ -24,6 +25,23 @@ from runformer.train.state import TrainingPosition
 from runformer.train.step import StepResult, TrainStep
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What is to be told of a step besides its result.
+
+    Attributes:
+        samples: rows of all ranks.
+        learning_rate: of its update.
+        seconds: its whole time.
+        waited: the part of that spent waiting for data.
+    """
+
+    samples: int
+    learning_rate: float
+    seconds: float
+    waited: float
 
 
 class StepReporter:
@@ -50,20 +68,9 @@ class StepReporter:
         for row in rows:
             self._epoch_mean.add(row.epoch, row.loss)
 
-    def report(
-        self,
-        position: TrainingPosition,
-        result: StepResult,
-        samples: int,
-        learning_rate: float,
-        seconds: float,
-        waited: float,
-    ) -> StepRow:
-        """Tell about the step just done, over ``samples`` rows of all ranks.
-
-        ``seconds`` is its whole time, ``waited`` its wait for data.
-        """
-        row = self._row(position, result, samples, learning_rate, seconds, waited)
+    def report(self, position: TrainingPosition, result: StepResult, circumstances: Circumstances) -> StepRow:
+        """Tell about the step just done."""
+        row = self._row(position, result, circumstances)
         if self._metrics is not None:
             self._metrics.write(row)
         # The original prints each rank's own loss, where ranks have one.
@@ -75,29 +82,21 @@ class StepReporter:
         self._progress.advance(row.loss, row.tokens_per_second)
         return row
 
-    def _row(
-        self,
-        position: TrainingPosition,
-        result: StepResult,
-        samples: int,
-        learning_rate: float,
-        seconds: float,
-        waited: float,
-    ) -> StepRow:
-        tokens = samples * self._loader.sequence_length
-        tokens_per_second = tokens / seconds
+    def _row(self, position: TrainingPosition, result: StepResult, circumstances: Circumstances) -> StepRow:
+        tokens = circumstances.samples * self._loader.sequence_length
+        tokens_per_second = tokens / circumstances.seconds
         return StepRow(
             step=position.step,
             epoch=position.epoch,
             loss=result.loss,
             grad_norm=result.grad_norm,
-            lr=learning_rate,
+            lr=circumstances.learning_rate,
             tokens=tokens,
             tokens_per_second=tokens_per_second,
-            step_seconds=seconds,
+            step_seconds=circumstances.seconds,
             mfu=model_flops_utilization(tokens_per_second, self._flops_per_token, self._peak_flops),
             peak_memory_bytes=peak_memory_bytes(self._device),
-            data_seconds=waited,
+            data_seconds=circumstances.waited,
         )
 
     def _record(self, row: StepRow, result: StepResult, mean: float) -> LossRecord:

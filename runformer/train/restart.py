@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from runformer.checkpoint import CheckpointStore
 from runformer.config.task import Task
+from runformer.observe.pulse import VARIABLE
 
 logger = logging.getLogger(__name__)
 
@@ -15,12 +16,16 @@ _RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 
 
 def resume_after_restart(task: Task) -> Task:
-    """The task, going on from the run's newest complete checkpoint where a launcher has started it again.
+    """The task, going on from the run's newest complete checkpoint where our launcher has started it again.
 
-    The first attempt has set an earlier run's checkpoints aside, so that those which are there are this run's own.
+    It does so only after a step was done, and before its first step a run sets an earlier one's checkpoints aside:
+    those which are there are this run's own. Of other launchers that is not known; nor is it of a run that itself went
+    on from a checkpoint elsewhere, which does that again.
     """
     count = os.environ.get(_RESTARTS, "")
-    if not count.isdecimal() or int(count) == 0 or task.train is None or task.train.save is None:
+    started_again = VARIABLE in os.environ and count.isdecimal() and int(count) > 0
+    elsewhere = task.load.resume and task.load.path is not None
+    if not started_again or elsewhere or task.train is None or task.train.save is None:
         return task
     store = CheckpointStore(task.output_dir / "checkpoint", task.train.save.prefix, task.train.save.keep)
     newest = store.newest()

@@ -27,7 +27,7 @@ from runformer.train.callbacks import Callbacks, step_facts
 from runformer.train.evaluate import Evaluator, evaluation_path
 from runformer.train.loss_scale import LossScaler
 from runformer.train.optimizer import NamedAdamW, NamedOptimizer
-from runformer.train.report import StepReporter
+from runformer.train.report import Circumstances, StepReporter
 from runformer.train.restart import resume_after_restart
 from runformer.train.schedule import make_schedule
 from runformer.train.setup import build_for_training, check_tokenizer, open_data
@@ -182,7 +182,8 @@ def fit(run: TrainingRun) -> None:
             micro_batches = batch.split(run.options.batch_size)
             result = run.step(number, micro_batches, learning_rate, lambda: signals.came)
             position.advance(samples, loader.steps_per_epoch)
-            row = reporter.report(position, result, samples, learning_rate, time.perf_counter() - started, waited)
+            seconds = time.perf_counter() - started
+            row = reporter.report(position, result, Circumstances(samples, learning_rate, seconds, waited))
             pulse().steps(position.step, run.total_steps, row.loss, row.tokens_per_second)
             facts = step_facts(row, total_steps=run.total_steps, overflow=result.overflow)
             stopping = _wants_to_stop(run, facts)

@@ -20,7 +20,7 @@ from programs import RING, SLEEPER, write
 FAULTS = {
     "raise": (1, ["rank 1 on", "failed with exit code 1", "ValueError: the planted fault", "ring.py:", "in hurt"]),
     "exit": (3, ["rank 1 on", "failed with exit code 3"]),
-    "leave": (1, ["rank 1 on", "it ended with exit code 0 while other ranks still waited for it"]),
+    "leave": (1, ["rank 1 on", "left too early", "it ended with exit code 0 while other ranks still waited for it"]),
     "SIGKILL": (137, ["rank 1 on", "was ended by SIGKILL", "hint: SIGKILL often means out of memory"]),
     "SIGSEGV": (139, ["rank 1 on", "was ended by SIGSEGV", "ring.py"]),
     "SIGSTOP": (147, ["rank 1 on", "was stopped (SIGSTOP)", "hint: something outside stopped it"]),

@@ -52,6 +52,17 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(tiny: TinyTask, extr
     assert_same_checkpoint(tiny.folder / "whole/checkpoint" / last, tiny.folder / "output/checkpoint" / last)
 
 
+def test_a_restart_by_another_launcher_does_not_take_up_an_earlier_run(tiny: TinyTask) -> None:
+    """torchrun starts again whatever has happened: the checkpoints that are there may be another run's."""
+    first = tiny.run()
+    assert first.returncode == 0, first.stderr
+    again = tiny.run("--seed", "8", environment={"TORCHELASTIC_RESTART_COUNT": "1"})
+    assert again.returncode == 0, again.stderr
+    assert "an earlier run's rows and checkpoints are now in" in again.stdout
+    assert curve(tiny.rows())[0] != curve(tiny.rows("output/run_1"))[0]
+    assert len(tiny.rows()) == 20
+
+
 def test_kill_in_the_middle_then_resume(tiny: TinyTask) -> None:
     whole = tiny.run("--output_dir", "whole")
     assert whole.returncode == 0, whole.stderr

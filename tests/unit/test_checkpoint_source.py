@@ -227,6 +227,13 @@ def test_several_ranks_and_several_sets_are_refused(tmp_path: Path) -> None:
         write_mindformers(tmp_path / f"rank_{rank}", f"tiny_rank_{rank}-1_16.safetensors", 16)
     with pytest.raises(CheckpointError, match=r"a checkpoint of 2 ranks, .* and this run has 1"):
         find_weights(LoadOptions(tmp_path), OPTIONS)
+    with pytest.raises(CheckpointError, match=r"a checkpoint of 2 ranks, .* and this run has 1"):
+        find_weights(LoadOptions(tmp_path / "rank_0"), OPTIONS)
+    for rank in range(2):
+        own = find_weights(LoadOptions(tmp_path, rank=rank, world_size=2), OPTIONS)
+        assert own.path.is_relative_to(tmp_path / f"rank_{rank}")
+    write_ours(tmp_path, [3])
+    assert find_weights(LoadOptions(tmp_path), OPTIONS).common is not None, "ours comes first, and is whole"
     (tmp_path / "two").mkdir()
     for name in ("a", "b"):
         save_file(parameters(1), tmp_path / "two" / f"{name}.safetensors")
