@@ -2,7 +2,7 @@
 
     python benchmarks/generate.py --output benchmarks/generate.md
 
-The model has the shape of SmolLM2-135M and random weights, the same on both sides. Each round asks every
+The model has a real one's shape and random weights, the same on both sides. Each round asks every
 contender once, so a machine that is slow for a while is slow for all; medians over the rounds are compared.
 """
 
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from common import describe_machine, write_table
+from common import COMMON_SHAPE, SHAPES, describe_machine, write_table
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from runformer.config.task import DeviceOptions, DType, Precision
@@ -29,34 +29,25 @@ from runformer.predict.engine import Generator
 from runformer.predict.settings import LengthLimit, Settings
 from runformer.predict.weights import prepare_for_generation
 
-SMOLLM2_135M = LlamaConfig(
-    vocab_size=49152,
-    hidden_size=576,
-    intermediate_size=1536,
-    num_hidden_layers=30,
-    num_attention_heads=9,
-    num_key_value_heads=3,
-    max_position_embeddings=8192,
-    rope_theta=100_000.0,
-    tie_word_embeddings=True,
-    eos_token_id=None,
-    pad_token_id=None,
-)
 Contender = Callable[[list[list[int]]], object]
 
 
-def make_contenders(dtype: DType, new_tokens: int, modes: list[str]) -> dict[str, Contender]:
+def make_contenders(
+    shape: str, device: torch.device, dtype: DType, new_tokens: int, modes: list[str]
+) -> dict[str, Contender]:
     torch.manual_seed(0)
-    theirs = LlamaForCausalLM(SMOLLM2_135M).to(TORCH_DTYPES[dtype]).eval()
-    options = options_from_config(SMOLLM2_135M.to_dict(), "benchmark")
-    ours = build_model(options, Precision(parameters=dtype, compute=dtype), torch.device("cpu"))
+    sizes = SHAPES[shape] | COMMON_SHAPE
+    config = LlamaConfig(**sizes, rope_theta=100_000.0, eos_token_id=None, pad_token_id=None)
+    theirs = LlamaForCausalLM(config).to(device, TORCH_DTYPES[dtype]).eval()
+    options = options_from_config(config.to_dict(), "benchmark")
+    ours = build_model(options, Precision(parameters=dtype, compute=dtype), device)
     ours.load_state_dict(theirs.state_dict(), strict=False)  # theirs also lists the tied output layer
     prepare_for_generation(ours)
     settings = Settings(max_new_tokens=new_tokens)
     lengths = LengthLimit(settings, options.max_positions)
 
     def ask_them(prompts: list[list[int]]) -> object:
-        tokens = torch.tensor(prompts)
+        tokens = torch.tensor(prompts, device=device)
         mask = torch.ones_like(tokens)
         return theirs.generate(tokens, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False).tolist()
 
@@ -67,9 +58,11 @@ def make_contenders(dtype: DType, new_tokens: int, modes: list[str]) -> dict[str
     return contenders
 
 
-def measure(contenders: dict[str, Contender], batch: int, prompt_tokens: int, rounds: int) -> dict[str, list[float]]:
+def measure(
+    contenders: dict[str, Contender], vocabulary: int, batch: int, prompt_tokens: int, rounds: int
+) -> dict[str, list[float]]:
     """Seconds of every round; the first, in which code is compiled and memory is touched, is no measure of speed."""
-    prompts = torch.randint(3, SMOLLM2_135M.vocab_size, (batch, prompt_tokens)).tolist()
+    prompts = torch.randint(3, vocabulary, (batch, prompt_tokens)).tolist()
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds + 1):
         for name, ask in contenders.items():
@@ -87,6 +80,8 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--dtypes", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
     parser.add_argument("--modes", nargs="+", choices=["eager", "compiled"], default=["eager", "compiled"])
+    parser.add_argument("--shape", choices=SHAPES, default="SmolLM2-135M")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path, help="also write the table to this file")
     arguments = parser.parse_args()
@@ -99,19 +94,21 @@ def main() -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    resolve_device(DeviceOptions("cpu", 0))  # as the commands do, with what it sets
+    device = resolve_device(DeviceOptions(arguments.device, 0))  # as the commands do, with what it sets
 
     title = (
-        f"Tokens/s, median of {arguments.rounds} rounds: {arguments.prompt_tokens} prompt tokens, "
-        f"{arguments.new_tokens} new ones, {arguments.threads} threads, {describe_machine()}"
+        f"Tokens/s of {arguments.shape}, median of {arguments.rounds} rounds: {arguments.prompt_tokens} prompt tokens, "
+        f"{arguments.new_tokens} new ones, {arguments.threads} threads, {describe_machine(arguments.device)}"
     )
     head = ["dtype", "batch", "transformers", *(cell for mode in arguments.modes for cell in (mode, "ratio"))]
     head += [f"{mode}: first round longer by s" for mode in arguments.modes]
     rows = []
     for dtype in arguments.dtypes:
-        contenders = make_contenders(dtype, arguments.new_tokens, arguments.modes)
+        contenders = make_contenders(arguments.shape, device, dtype, arguments.new_tokens, arguments.modes)
         for batch in arguments.batches:
-            seconds = measure(contenders, batch, arguments.prompt_tokens, arguments.rounds)
+            seconds = measure(
+                contenders, SHAPES[arguments.shape]["vocab_size"], batch, arguments.prompt_tokens, arguments.rounds
+            )
             medians = {name: statistics.median(taken[1:]) for name, taken in seconds.items()}
             speed = {name: batch * arguments.new_tokens / median for name, median in medians.items()}
             base = speed.pop("transformers")

@@ -2,9 +2,11 @@
 
     python benchmarks/train.py --rounds 3 --output benchmarks/train.md
 
-Both sides train a randomly initialised SmolLM2-135M (sequence 256, AdamW, clip 1.0) on the same random
-rows, each in a process of its own, one after the other, several rounds. A figure is the median over rounds of the
-median over steps; memory is the process's peak resident size. Ours is what ``run_mindformer.py`` writes into
+    python benchmarks/train.py --device cuda --shape Qwen2.5-0.5B --length 2048 --batch 8 --steps 20
+
+Both sides train a randomly initialised model (AdamW, clip 1.0) on the same random rows, each in a process of its
+own, one after the other, several rounds. A figure is the median over rounds of the median over steps; memory is the
+process's peak resident size, on a GPU the most that its tensors took. Ours is what ``run_mindformer.py`` writes into
 ``training.jsonl``; the peer's comes from a callback around its steps.
 
 With ``--preload libtcmalloc_minimal.so.4`` both sides run with that allocator instead of the C library's.
@@ -20,31 +22,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import REPOSITORY, describe_machine, peak_rss_bytes, write_table
+from common import COMMON_SHAPE, REPOSITORY, SHAPES, describe_machine, peak_rss_bytes, write_table
 
-SHAPE = {
-    "vocab_size": 49152,
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "max_position_embeddings": 8192,
-    "rms_norm_eps": 1e-5,
-    "tie_word_embeddings": True,
-}
-LENGTH, WARM_UP_STEPS = 256, 2
-VARIANTS = ("fp32 ours", "fp32 peer", "bf16 ours", "bf16 peer")
+WARM_UP_STEPS = 3
 
 CONFIG = """
 seed: 42
 run_mode: train
 use_parallel: False
-trainer: {{type: CausalLanguageModelingTrainer, model_name: smollm2_135m}}
+trainer: {{type: CausalLanguageModelingTrainer, model_name: benchmark}}
 runner_config: {{epochs: 1, batch_size: {batch}, sink_mode: True}}
 runner_wrapper: {{type: MFTrainOneStepCell, scale_sense: 1.0, use_clip_grad: True, max_grad_norm: 1.0}}
 optimizer: {{type: AdamW, betas: [0.9, 0.999], eps: 1.e-8, weight_decay: 0.0}}
@@ -56,7 +47,7 @@ train_dataset: &train_dataset
 train_dataset_task: {{type: CausalLanguageModelDataset, dataset_config: *train_dataset}}
 callbacks:
   - type: MFLossMonitor
-context: {{mode: 0, device_target: CPU}}
+context: {{mode: 0, device_target: {target}}}
 model:
   model_config:
     type: LlamaConfig
@@ -78,16 +69,34 @@ model:
 """
 
 
-def prepare(folder: Path, steps: int, batch: int) -> None:
+@dataclass(frozen=True)
+class Case:
+    """What both sides train: a model of ``SHAPES`` on rows of ``length`` tokens."""
+
+    shape: str
+    length: int
+    batch: int
+    steps: int
+    device: str
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """The model's shape, by Hugging Face's names."""
+        return SHAPES[self.shape] | COMMON_SHAPE
+
+
+def prepare(folder: Path, case: Case) -> None:
     """The rows, as MindRecord for us and as an array for the peer, and our two configurations."""
     from runformer.data.mindrecord import Column, MindRecordWriter
 
-    rows = np.random.default_rng(0).integers(0, SHAPE["vocab_size"], (steps * batch, LENGTH + 1), dtype=np.int32)
+    shape = (case.steps * case.batch, case.length + 1)
+    rows = np.random.default_rng(0).integers(0, case.sizes["vocab_size"], shape, dtype=np.int32)
     np.save(folder / "data.npy", rows)
     with MindRecordWriter(folder / "data.mindrecord", {"input_ids": Column("int32", (-1,))}) as writer:
         writer.write([{"input_ids": row} for row in rows])
     for dtype in ("float32", "bfloat16"):
-        text = CONFIG.format(**SHAPE, batch=batch, length=LENGTH, dtype=dtype)
+        target = {"cpu": "CPU", "cuda": "GPU"}[case.device]
+        text = CONFIG.format(**case.sizes, batch=case.batch, length=case.length, dtype=dtype, target=target)
         (folder / f"{dtype}.yaml").write_text(text)
 
 
@@ -104,16 +113,16 @@ def run_ours(folder: Path, precision: str) -> dict[str, float]:
     return {"tokens_per_second": speed, "peak_bytes": rows[-1]["peak_memory_bytes"]}
 
 
-def run_peer(folder: Path, precision: str, batch: int) -> dict[str, float]:
+def run_peer(folder: Path, precision: str, case: Case) -> dict[str, float]:
     """The same with Hugging Face's Trainer, in a process of its own."""
-    command = [sys.executable, __file__, "--peer", precision, "--folder", str(folder)]
-    command += ["--batch", str(batch)]
+    command = [sys.executable, __file__, "--peer", precision, "--folder", str(folder), "--shape", case.shape]
+    command += ["--batch", str(case.batch), "--length", str(case.length), "--device", case.device]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=1800)
     figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return figures
 
 
-def peer(folder: Path, precision: str, batch: int) -> None:
+def peer(folder: Path, precision: str, case: Case) -> None:
     """Train with Trainer and print figures as JSON; runs in the child."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
@@ -124,17 +133,17 @@ def peer(folder: Path, precision: str, batch: int) -> None:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             times.append(time.perf_counter())
 
-    rows = torch.from_numpy(np.load(folder / "data.npy")[:, :LENGTH]).long()
-    config = LlamaConfig(**SHAPE, rope_parameters={"rope_type": "default", "rope_theta": 1e5}, use_cache=False)
+    rows = torch.from_numpy(np.load(folder / "data.npy")[:, : case.length]).long()
+    config = LlamaConfig(**case.sizes, rope_parameters={"rope_type": "default", "rope_theta": 1e5}, use_cache=False)
     arguments = TrainingArguments(
         output_dir=str(folder / "peer"),
-        per_device_train_batch_size=batch,
+        per_device_train_batch_size=case.batch,
         num_train_epochs=1,
         save_strategy="no",
         logging_steps=1,
         report_to=[],
         bf16=precision == "bf16",
-        use_cpu=True,
+        use_cpu=case.device == "cpu",
         disable_tqdm=True,
         lr_scheduler_type="constant",
         max_grad_norm=1.0,
@@ -142,33 +151,34 @@ def peer(folder: Path, precision: str, batch: int) -> None:
     data = [{"input_ids": row, "labels": row} for row in rows]
     Trainer(LlamaForCausalLM(config), arguments, train_dataset=data, callbacks=[Clock()]).train()
     seconds = statistics.median(np.diff(times[WARM_UP_STEPS - 1 :]))
-    print(json.dumps({"tokens_per_second": batch * LENGTH / seconds, "peak_bytes": peak_rss_bytes()}))
+    peak = peak_rss_bytes() if case.device == "cpu" else torch.cuda.max_memory_allocated()
+    print(json.dumps({"tokens_per_second": case.batch * case.length / seconds, "peak_bytes": peak}))
 
 
-def measure(rounds: int, steps: int, batch: int) -> dict[str, list[dict[str, float]]]:
+def measure(rounds: int, case: Case, precisions: list[str]) -> dict[str, list[dict[str, float]]]:
     """All variants in turn, every round."""
-    figures: dict[str, list[dict[str, float]]] = {variant: [] for variant in VARIANTS}
+    figures: dict[str, list[dict[str, float]]] = {f"{p} {side}": [] for p in precisions for side in ("ours", "peer")}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prepare(folder, steps, batch)
+        prepare(folder, case)
         for number in range(rounds):
-            for variant in VARIANTS:
+            for variant in figures:
                 precision, side = variant.split()
-                result = run_ours(folder, precision) if side == "ours" else run_peer(folder, precision, batch)
+                result = run_ours(folder, precision) if side == "ours" else run_peer(folder, precision, case)
                 figures[variant].append(result)
                 print(f"round {number + 1} {variant}: {result}", flush=True)
     return figures
 
 
-def table(figures: dict[str, list[dict[str, float]]]) -> list[list[str]]:
+def table(figures: dict[str, list[dict[str, float]]], precisions: list[str]) -> list[list[str]]:
     """Medians and ratios, a row a precision."""
 
     def median(variant: str, key: str) -> float:
         return statistics.median(row[key] for row in figures[variant])
 
     rows = []
-    base = median("fp32 peer", "tokens_per_second")
-    for precision in ("fp32", "bf16"):
+    base = median(f"{precisions[0]} peer", "tokens_per_second")
+    for precision in precisions:
         ours, theirs = (median(f"{precision} {side}", "tokens_per_second") for side in ("ours", "peer"))
         our_memory, their_memory = (median(f"{precision} {side}", "peak_bytes") / 2**20 for side in ("ours", "peer"))
         rows.append(
@@ -191,21 +201,28 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--shape", choices=SHAPES, default="SmolLM2-135M")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precisions", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"])
     parser.add_argument("--output", type=Path)
     parser.add_argument("--preload", default="", help="an allocator's library, for both sides")
     parser.add_argument("--peer", choices=("fp32", "bf16"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    case = Case(arguments.shape, arguments.length, arguments.batch, arguments.steps, arguments.device)
     if arguments.peer:
-        peer(arguments.folder, arguments.peer, arguments.batch)
+        peer(arguments.folder, arguments.peer, case)
         return
-    head = ["", "ours tokens/s", "Trainer", "ratio", "ratio to Trainer fp32", "ours MiB", "Trainer MiB", "ratio"]
-    title = f"Training SmolLM2-135M, sequence {LENGTH}, batch {arguments.batch}: {arguments.rounds} rounds"
-    title += f", {describe_machine()}"
+    base = f"ratio to Trainer {arguments.precisions[0]}"
+    head = ["", "ours tokens/s", "Trainer", "ratio", base, "ours MiB", "Trainer MiB", "ratio"]
+    title = f"Training {case.shape}, sequence {case.length}, batch {case.batch}: {arguments.rounds} rounds"
+    title += f", {describe_machine(case.device)}"
     if arguments.preload:
         title += f", both with {arguments.preload}"
         os.environ["LD_PRELOAD"] = arguments.preload
-    write_table(title, head, table(measure(arguments.rounds, arguments.steps, arguments.batch)), arguments.output)
+    figures = measure(arguments.rounds, case, arguments.precisions)
+    write_table(title, head, table(figures, arguments.precisions), arguments.output)
 
 
 if __name__ == "__main__":

@@ -76,6 +76,26 @@ class Embedding(nn.Embedding):
         """Nothing, as in ``Linear``."""
 
 
+# The compiler of torch 2.11 loses the gradients of an autograd function, without a word, where the last operation of
+# its forward pass was in place, or a cast to the dtype that was there already. Compiled code needs no such care for
+# memory; code that runs as it is does.
+
+
+def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """``x`` itself where it is of that dtype."""
+    return x if x.dtype == dtype else x.to(dtype)
+
+
+def _times(x: Tensor, factor: Tensor) -> Tensor:
+    """``x · factor``, in the memory of ``x``."""
+    return x * factor if torch.compiler.is_compiling() else x.mul_(factor)
+
+
+def _plus(x: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """``x + one · other``, in the memory of ``x``."""
+    return torch.addcmul(x, one, other) if torch.compiler.is_compiling() else x.addcmul_(one, other)
+
+
 class RMSNorm(nn.Module):
     """Root-mean-square normalisation (arXiv:1910.07467), computed in ``compute``, returned in the input's dtype."""
 
@@ -105,7 +125,7 @@ class _CpuRMSNorm(torch.autograd.Function):
         scale: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=weight.dtype)
         scale.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
-        return (x * scale).mul_(weight).to(x.dtype)
+        return _cast(_times(x * scale, weight), x.dtype)
 
     @staticmethod
     @once_differentiable
@@ -138,7 +158,7 @@ class _Rotate(torch.autograd.Function):
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     wide = x.to(cos.dtype)
     swapped = wide.roll(wide.shape[-1] // 2, dims=-1)
-    return (wide * cos).addcmul_(swapped, sin).to(x.dtype)
+    return _cast(_plus(wide * cos, swapped, sin), x.dtype)
 
 
 def apply_rope(x_BLHK: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -161,7 +181,7 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
-        return F.silu(gate).mul_(up)
+        return _times(F.silu(gate), up)
 
     @staticmethod
     @once_differentiable

@@ -9,6 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from runformer.predict.cache import StaticCache
+
 logger = logging.getLogger(__name__)
 
 Step = Callable[..., Tensor]
@@ -17,6 +19,17 @@ _SHAPES = 64
 """How many a run may compile: cache sizes by batch sizes. The compiler's own limit is made for training."""
 
 _numbers = itertools.count()
+
+
+def fix_in_place(cache: StaticCache) -> None:
+    """Say that a cache stays where it is in memory.
+
+    A CUDA graph may then write into it; a step that changes what may lie elsewhere next time is launched kernel by
+    kernel, which on a GPU takes several times as long.
+    """
+    for layer in cache.layers:
+        for slots in (layer.keys_BGSK, layer.values_BGSK):
+            torch._dynamo.mark_static_address(slots, guard=False)
 
 
 class CompiledStep:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from runformer.models.decoder import TORCH_DTYPES, CausalLM
 from runformer.predict.cache import StaticCache, StaticLayerCache, round_up
-from runformer.predict.compiling import CompiledStep, Step
+from runformer.predict.compiling import CompiledStep, Step, fix_in_place
 from runformer.predict.sampling import Draw, pick_tokens
 from runformer.predict.settings import LengthLimit, Settings
 
@@ -153,6 +153,8 @@ class Generator:
         if self._cache is None or (self._cache.batch, self._cache.capacity) != (batch, capacity):
             dtype = TORCH_DTYPES[self._model.precision.compute]
             self._cache = StaticCache(self._model.options, batch, capacity, dtype=dtype, device=self._device)
+            if self._compile:
+                fix_in_place(self._cache)
         return self._cache
 
     def _step(
