@@ -182,10 +182,6 @@ def test_a_repetition_penalty_is_that_of_transformers() -> None:
     assert generator(ours, **options).generate([PROMPTS[2]]) == expected.tolist()
 
 
-TORCH_WARNS_OF_ITSELF = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
-
-
-@TORCH_WARNS_OF_ITSELF
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on the CPU")
 def test_the_compiled_step_gives_the_tokens_of_the_eager_one() -> None:
     model = tiny(num_layers=1)
@@ -195,15 +191,13 @@ def test_the_compiled_step_gives_the_tokens_of_the_eager_one() -> None:
     assert engine.generate(PROMPTS[::-1]) == expected[::-1], "nothing of the last batch is left in the cache"
 
 
-@TORCH_WARNS_OF_ITSELF
-def test_without_a_compiler_it_runs_eagerly_and_says_so_once(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
-    monkeypatch.setattr("torch._inductor.config.fx_graph_cache", False)
+def test_without_a_compiler_it_runs_eagerly_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    import torch._inductor.config
+
     torch.compiler.reset()
     model = tiny(num_layers=1, intermediate_size=48)
     expected = generator(model, max_new_tokens=5).generate(PROMPTS)
-    assert generator(model, max_new_tokens=5, compile=True).generate(PROMPTS) == expected
+    with torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",), "fx_graph_cache": False}):
+        assert generator(model, max_new_tokens=5, compile=True).generate(PROMPTS) == expected
     notices = [record for record in caplog.records if "eagerly" in record.getMessage()]
     assert len(notices) == 1
