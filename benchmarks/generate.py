@@ -24,6 +24,7 @@ from runformer.config.task import DeviceOptions, DType, Precision
 from runformer.models.build import build_model
 from runformer.models.decoder import TORCH_DTYPES
 from runformer.models.families import options_from_config
+from runformer.parallel.compose import undivided
 from runformer.parallel.device import resolve_device
 from runformer.predict.engine import Generator
 from runformer.predict.settings import LengthLimit, Settings
@@ -53,7 +54,7 @@ def make_contenders(
 
     contenders: dict[str, Contender] = {"transformers": ask_them}
     for mode in modes:
-        engine = Generator(ours, settings, eos_ids=frozenset(), lengths=lengths, compile=mode == "compiled")
+        engine = Generator(undivided(ours), settings, eos_ids=frozenset(), lengths=lengths, compile=mode == "compiled")
         contenders[mode] = engine.generate
     return contenders
 

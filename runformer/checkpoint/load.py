@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from runformer.checkpoint.source import WeightSource
 from runformer.checkpoint.tensor_file import NamedTensors, some
 from runformer.errors import CheckpointError
 from runformer.models.names import is_parameter_name
+from runformer.models.part import Part
+from runformer.parallel.model import ParallelModel
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +61,14 @@ class LoadReport:
 
 
 @torch.no_grad()
-def load_weights(source: WeightSource, parameters: Mapping[str, Tensor], *, tied: bool) -> LoadReport:
+def load_weights(
+    source: WeightSource,
+    parameters: Mapping[str, Tensor],
+    *,
+    tied: bool,
+    whole: Mapping[str, Tensor] | None = None,
+    parts: Mapping[str, Part] = MappingProxyType({}),
+) -> LoadReport:
     """Fill ``parameters`` in place, each cast to its own dtype and device.
 
     Names and shapes are checked before the first is changed. One tensor at a time is in memory.
@@ -67,16 +77,28 @@ def load_weights(source: WeightSource, parameters: Mapping[str, Tensor], *, tied
         source: the weights.
         parameters: the model's, by name.
         tied: the model has no ``lm_head.weight`` since its embedding serves for it.
+        whole: all parameters of the whole model, on any device, where only some of them, or parts of them, are here.
+        parts: which those are.
 
     Raises:
         CheckpointError: as ``check_weights``; a tensor is not a floating-point one; a file is damaged.
     """
-    report = check_weights(source, parameters, tied=tied)
+    report = check_weights(source, parameters if whole is None else whole, tied=tied)
     for name, parameter in parameters.items():
         if name in source.tensors:
-            _copy(source.tensors, name, parameter)
+            _copy(source.tensors, name, parameter, parts.get(name))
     _log(source, report)
     return report
+
+
+def load_parts(source: WeightSource, model: ParallelModel) -> LoadReport:
+    """Fill what this process holds of a model.
+
+    Raises:
+        CheckpointError: as ``load_weights``.
+    """
+    held = dict(model.named_parameters())
+    return load_weights(source, held, tied=model.options.tie_embeddings, whole=model.whole, parts=model.parts)
 
 
 def check_weights(source: WeightSource, parameters: Mapping[str, Tensor], *, tied: bool) -> LoadReport:
@@ -116,14 +138,14 @@ def _belongs_elsewhere(name: str) -> bool:
     return name in SCALARS or _NO_WEIGHT.fullmatch(name) is not None
 
 
-def _copy(tensors: NamedTensors, name: str, parameter: Tensor) -> None:
+def _copy(tensors: NamedTensors, name: str, parameter: Tensor, part: Part | None) -> None:
     stored = tensors[name]
     if not stored.is_floating_point():
         raise CheckpointError(
             f"{tensors.origin(name)}: the tensor is of {stored.dtype}, not a floating-point type",
             hint="quantised weights are not supported: take float32, bfloat16 or float16 ones",
         )
-    parameter.copy_(stored)
+    parameter.copy_(stored if part is None else part.take(stored))
 
 
 def _require_same_head(source: WeightSource) -> None:

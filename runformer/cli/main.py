@@ -20,6 +20,11 @@ def main(argv: Sequence[str]) -> int:
             path = write_plan(plan)
             print(f"{describe(plan)}\n\nthe plan is in {path}; nothing was started")
             return outcome.exit_code
+        if task.only_save_strategy:
+            from runformer.plan import save_strategies
+
+            print(f"the strategy files are in {save_strategies(task)}")
+            return outcome.exit_code
         task.require_built()
         if task.predict is not None:
             from runformer.predict.run import predict

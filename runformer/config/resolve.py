@@ -47,18 +47,23 @@ def load_task(argv: Sequence[str]) -> Task:
     command = parse_command_line(argv)
     register_path = find_register_path(command.register_path)
     path, where = find_config(command.config, register_path)
-    report = Report(source=display(path), planning=command.dry_run)
-    if where:
-        report.notice(f"task file: {display(path)}, found in {where}")
     root = load_tree(Path(display(path)))
     for override in command.overrides:
         apply(root, override)
+    report = Report(source=display(path), planning=command.dry_run or _is_true(root, "only_save_strategy"))
+    if where:
+        report.notice(f"task file: {display(path)}, found in {where}")
     files = find_plugins(root, register_path, report)
     refuse_other_families(root)
     run_mode = _run_mode(root)
     config = Reader(Config, report, *_reader_modes(root, run_mode)).section(Config, root)
     report.raise_problems()
     return replace(_resolve(config, run_mode, path, command, report), plugins=files)
+
+
+def _is_true(root: Node, path: str) -> bool:
+    node = node_at(root, path)
+    return node is not None and node.value is True
 
 
 def _run_mode(root: Node) -> RunMode:
@@ -80,13 +85,12 @@ def _run_mode(root: Node) -> RunMode:
 def _reader_modes(root: Node, run_mode: RunMode) -> tuple[Mode, ...]:
     if run_mode in ("eval", "predict"):
         return (run_mode,)
-    evaluates = node_at(root, "do_eval")
-    return ("train", "eval") if evaluates is not None and evaluates.value is True else ("train",)
+    return ("train", "eval") if _is_true(root, "do_eval") else ("train",)
 
 
 def _resolve(config: Config, run_mode: RunMode, path: Path, command: CommandLine, report: Report) -> Task:
     training, predicting = run_mode in ("train", "finetune"), run_mode == "predict"
-    place = launched(planning=command.dry_run)
+    place = launched(planning=report.planning)
     device = device_options(config, place, report)
     load = report.attempt(lambda: load_options(config, place, report, training=training))
     model = report.attempt(lambda: model_task(config, report, training=training))
@@ -119,5 +123,6 @@ def _resolve(config: Config, run_mode: RunMode, path: Path, command: CommandLine
         without_effect=report.without_effect(),
         not_built=tuple(report.unbuilt),
         dry_run=command.dry_run,
+        only_save_strategy=bool(config.only_save_strategy),
         to_fill_in=report.to_fill_in,
     )

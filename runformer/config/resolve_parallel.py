@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
 
 from runformer.config.launched import Launched
 from runformer.config.problems import Report, nearest
@@ -21,6 +22,13 @@ _BY_NAME: dict[str, Mode] = {name: name for name in ("stand_alone", *_BY_NUMBER)
     "manual_parallel": "hybrid_parallel"
 }
 _SHOWN_PLANS = 3
+_SCHEDULES = {
+    ("1f1b", False): "1F1B",
+    ("gpipe", False): "GPipe",
+    ("1f1b", True): "Interleaved1F1B",
+    ("gpipe", True): "LoopedBFS",
+}
+"""PyTorch's names of schedules, by MindSpore's and whether a device has several stages."""
 
 
 class Sizes(NamedTuple):
@@ -44,10 +52,15 @@ def parallel_options(config: Config, model: ModelTask, place: Launched | None, r
     In a plan without a launcher there are as many devices as the layout takes.
     """
     mode = _mode(config, report)
+    if mode == "hybrid_parallel":
+        text = "is 3 (HYBRID_PARALLEL), in which a model splits itself by code of its own: give 1, and the sizes"
+        report.error(_MODE, f"{text} in {_SECTION}")
+    if mode == "auto_parallel":
+        report.notice(f"{_MODE}: 2 (AUTO_PARALLEL) takes the sizes in {_SECTION} as they are; there is no search yet")
     processes = None if place is None else place.world_size
     asked = _sizes(config.parallel_config)
     if mode == "stand_alone":
-        return _alone(asked, processes, report)
+        return replace(_alone(asked, processes, report), recompute=_recompute(config, report))
     if mode == "data_parallel":
         sizes = Sizes(processes or (asked.data if report.planning else 1), 1, 1, 1)
         _note_ignored(asked, sizes, "parallel_mode is data_parallel", report)
@@ -56,7 +69,6 @@ def parallel_options(config: Config, model: ModelTask, place: Launched | None, r
         _check_count(asked, processes, model.options, report)
     _check_model(sizes, config, model, report)
     _check_run_mode(sizes, config, report)
-    _refuse_unbuilt(sizes, config, report)
     return ParallelOptions(
         data=sizes.data,
         tensor=sizes.model,
@@ -65,26 +77,57 @@ def parallel_options(config: Config, model: ModelTask, place: Launched | None, r
         sequence_parallel=bool(config.parallel_config.use_seq_parallel) and sizes.model > 1,
         shard_optimizer=bool(config.parallel.enable_parallel_optimizer or config.parallel_config.optimizer_shard)
         and sizes.data > 1,
+        recompute=_recompute(config, report),
+        **_pipeline(sizes, config, model.options, report),
     )
 
 
-def _refuse_unbuilt(sizes: Sizes, config: Config, report: Report) -> None:
-    split = [
-        f"{_SECTION}.{name}"
-        for name, size in (
-            ("model_parallel", sizes.model),
-            ("context_parallel", sizes.context),
-            ("pipeline_stage", sizes.pipeline),
-        )
-        if size > 1
-    ]
-    for path in split:
-        report.not_built(path, "is above 1, and a model is not split over devices yet: data_parallel copies it")
-    sharded = config.parallel.enable_parallel_optimizer or config.parallel_config.optimizer_shard
-    if sharded and sizes.data > 1 and not report.planning:
-        report.notice("parallel.enable_parallel_optimizer: each rank keeps all of the optimizer's state so far")
-    if config.run_mode == "predict" and sizes.data > 1:
-        report.not_built(f"{_SECTION}.data_parallel", "is above 1, and predicting takes one device so far")
+def _recompute(config: Config, report: Report) -> bool | tuple[int, ...]:
+    """Which layers are recomputed: none, all, or so many of each stage, in the order of the layers."""
+    path, value = "recompute_config.recompute", config.recompute_config.recompute
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    flat = _flat(value) if isinstance(value, list) else None
+    if flat is None or not all(isinstance(count, int) and count >= 0 for count in flat):
+        report.error(path, "must be True, False, or numbers of layers, one for each stage of the pipeline")
+        return False
+    return tuple(int(count) for count in flat)
+
+
+def _pipeline(sizes: Sizes, config: Config, options: ModelOptions | None, report: Report) -> dict[str, Any]:
+    """What ``ParallelOptions`` says of stages and their schedule."""
+    if sizes.pipeline == 1:
+        return {}
+    chunks = config.model.model_config.pp_interleave_num or 1
+    name = config.parallel.pipeline_config.pipeline_scheduler or "1f1b"
+    if name.startswith("seq"):
+        path = "parallel.pipeline_config.pipeline_scheduler"
+        report.notice(f"{path}: {name} cuts sequences into parts, too; here it is 1f1b, with the same numbers")
+        name = "1f1b"
+    schedule = _SCHEDULES[name, chunks > 1]
+    return {"chunks": chunks, "schedule": schedule, "extra_layers": _extra_layers(sizes, chunks, config, options)}
+
+
+def _extra_layers(sizes: Sizes, chunks: int, config: Config, options: ModelOptions | None) -> tuple[int, ...] | None:
+    """Layers of each stage beyond an equal number, in the order of the layers; None: as equal as they can be.
+
+    The original's single number ``k`` counts layers as if ``k`` came before them: the first stage has as many fewer,
+    and the last one has them and what is left over.
+    """
+    offset = config.model.model_config.offset
+    if isinstance(offset, list):
+        return tuple(_flat(offset))
+    if not offset or options is None:
+        return None
+    stages = sizes.pipeline * chunks
+    extra = [0] * stages
+    extra[0] -= offset
+    extra[-1] += options.num_layers % stages + offset
+    return tuple(extra)
+
+
+def _flat(offset: Sequence[int | list[int]]) -> list[int]:
+    return [number for item in offset for number in (item if isinstance(item, list) else [item])]
 
 
 def loss_mean(config: Config, report: Report) -> LossMean:
@@ -176,7 +219,7 @@ def nearest_plans(asked: Sizes, devices: int, options: ModelOptions | None) -> l
 
 def _plans(devices: int, options: ModelOptions | None) -> Iterator[Sizes]:
     for model in _divisors(devices):
-        if options is not None and options.num_heads % model:
+        if options is not None and model > options.num_heads:
             continue
         for pipeline in _divisors(devices // model):
             if options is not None and pipeline > options.num_layers:
@@ -199,7 +242,9 @@ def _check_model(sizes: Sizes, config: Config, model: ModelTask, report: Report)
         text = f"is {sizes.model}, more than the model's {options.num_heads} attention heads"
         report.error(f"{_SECTION}.model_parallel", text)
     if options is not None:
+        _check_chunks(sizes, config, options, report)
         _check_offset(sizes, config, options, report)
+    _check_positions(sizes, config, model, report)
     _check_context(sizes, config, model, report)
     strategy = config.parallel.dataset_strategy
     rows = strategy[0] if isinstance(strategy, list) and strategy else None
@@ -208,13 +253,42 @@ def _check_model(sizes: Sizes, config: Config, model: ModelTask, report: Report)
         report.error("parallel.dataset_strategy", text)
 
 
+def _check_chunks(sizes: Sizes, config: Config, options: ModelOptions, report: Report) -> None:
+    """Interleaved stages must have layers, and micro-batches come in rounds of as many as there are devices."""
+    chunks = config.model.model_config.pp_interleave_num or 1
+    if sizes.pipeline == 1 or chunks == 1:
+        return
+    path = "model.model_config.pp_interleave_num"
+    if sizes.pipeline * chunks > options.num_layers:
+        text = f"is {chunks}: {sizes.pipeline * chunks} stages, more than the model's {options.num_layers} layers"
+        report.error(path, text)
+    micro_batches = config.parallel_config.micro_batch_num or 1
+    if micro_batches % sizes.pipeline:
+        text = f"is {micro_batches}, which {sizes.pipeline} devices do not divide: pp_interleave_num above 1 needs that"
+        report.error(f"{_SECTION}.micro_batch_num", text)
+
+
+def _check_positions(sizes: Sizes, config: Config, model: ModelTask, report: Report) -> None:
+    """Sequence parallelism shares out the positions of each context-parallel part."""
+    shares = sizes.context * sizes.model
+    spread = config.parallel_config.use_seq_parallel and sizes.model > 1
+    if spread and model.sequence_length is not None and model.sequence_length % shares:
+        text = f"shares positions out over {shares} devices, which do not divide seq_length {model.sequence_length}"
+        report.error(f"{_SECTION}.use_seq_parallel", text)
+
+
 def _check_offset(sizes: Sizes, config: Config, options: ModelOptions, report: Report) -> None:
     """``offset`` moves layers between stages: one number a stage, which must leave as many layers as there are."""
     offset = config.model.model_config.offset
-    if not isinstance(offset, list) or sizes.pipeline == 1:
-        return
     path = "model.model_config.offset"
-    flat = [number for item in offset for number in (item if isinstance(item, list) else [item])]
+    if sizes.pipeline == 1 or not offset:
+        return
+    if not isinstance(offset, list):
+        least = options.num_layers // (sizes.pipeline * (config.model.model_config.pp_interleave_num or 1))
+        if not 0 <= offset < least:
+            report.error(path, f"is {offset}, and leaves the first stage none of its {least} layers")
+        return
+    flat = _flat(offset)
     stages = sizes.pipeline * (config.model.model_config.pp_interleave_num or 1)
     if len(flat) != stages:
         report.error(path, f"has {len(flat)} numbers, not one for each of the {stages} stages")
@@ -246,8 +320,8 @@ def _check_context(sizes: Sizes, config: Config, model: ModelTask, report: Repor
 def _check_run_mode(sizes: Sizes, config: Config, report: Report) -> None:
     predicting = config.run_mode == "predict"
     micro_batches = config.parallel_config.micro_batch_num or 1
-    if predicting and sizes.pipeline > 1:
-        report.error(f"{_SECTION}.pipeline_stage", "must be 1 to predict: answers come token by token")
+    if predicting and sizes.context > 1:
+        report.error(f"{_SECTION}.context_parallel", "must be 1 to predict: answers come token by token")
     if not predicting and sizes.pipeline > micro_batches:
         text = f"is {micro_batches}, fewer than the {sizes.pipeline} stages: some would always wait"
         report.error(f"{_SECTION}.micro_batch_num", text)

@@ -79,7 +79,7 @@ def train_task(config: Config, model: ModelTask, parallel: ParallelOptions, repo
         epochs=runner.epochs,
         batch_size=runner.batch_size,
         accumulation_steps=_micro_batches(config, parallel, report),
-        optimizer=_optimizer(config.optimizer, report),
+        optimizer=_optimizer(config.optimizer, parallel, report),
         schedule=_schedule(config, report),
         loss_scale=_loss_scale(config),
         max_grad_norm=wrapper.max_grad_norm if wrapper.use_clip_grad else None,
@@ -139,8 +139,13 @@ def _save(monitor: CheckpointMonitor | None) -> SaveOptions | None:
     )
 
 
-def _optimizer(optimizer: Optimizer | PluginSection, report: Report) -> OptimizerOptions | PluginOptimizerOptions:
+def _optimizer(
+    optimizer: Optimizer | PluginSection, parallel: ParallelOptions, report: Report
+) -> OptimizerOptions | PluginOptimizerOptions:
     if isinstance(optimizer, PluginSection):
+        if parallel.tensor * parallel.pipeline > 1:
+            text = f"is {optimizer.type!r} of a plug-in, which trains whole models so far; this plan splits the model"
+            report.not_built("optimizer.type", text)
         if report.planning:
             report.notice(f"optimizer {optimizer.type}: its memory is planned as if it were AdamW's")
         return PluginOptimizerOptions(optimizer.type, optimizer.keys, optimizer.own.get("weight_decay", 0.0))

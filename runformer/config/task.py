@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from runformer.errors import ConfigError
 
-DType = Literal["float32", "bfloat16", "float16"]
+DType = Literal["float64", "float32", "bfloat16", "float16"]
+"""``float64`` is for proofs that two ways to compute are one: no task file can ask for it."""
 RunMode = Literal["train", "finetune", "eval", "predict"]
 
 
@@ -316,7 +317,12 @@ class ParallelOptions:
     ``data`` copies of the model, each with its own rows; each copy's layers cut into ``pipeline`` stages, each layer
     shared by ``tensor`` devices, each sequence by ``context``. ``sequence_parallel`` splits activations between
     layers over the tensor dimension, too; ``shard_optimizer`` splits optimizer states over the data dimension
-    (ZeRO, arXiv:1910.02054, stage 1).
+    (ZeRO, arXiv:1910.02054, stage 1). A device of a pipeline has ``chunks`` stages, and micro-batches pass through them
+    as PyTorch's ``schedule`` of that name has it; ``extra_layers`` are those of each stage, in the order of the layers,
+    beyond an equal number.
+
+    ``recompute`` says which layers keep only their input for the backward pass: none, all, or so many of each stage,
+    from its first on.
     """
 
     data: int = 1
@@ -325,6 +331,10 @@ class ParallelOptions:
     pipeline: int = 1
     sequence_parallel: bool = False
     shard_optimizer: bool = False
+    chunks: int = 1
+    schedule: str = "1F1B"
+    extra_layers: tuple[int, ...] | None = None
+    recompute: bool | tuple[int, ...] = False
 
     @property
     def devices(self) -> int:
@@ -344,7 +354,8 @@ class Task:
     ``not_built`` names, with their places, parts of a valid task that cannot be run yet: see ``require_built``.
 
     With ``dry_run`` the run is only planned; ``to_fill_in`` are keys whose paths are missing so far, with what they
-    say now, and the parts of the task that they lead to are absent.
+    say now, and the parts of the task that they lead to are absent. With ``only_save_strategy`` it writes down which
+    rank would hold which part of the model, and nothing else.
     """
 
     run_mode: RunMode
@@ -365,6 +376,7 @@ class Task:
     plugins: tuple[str, ...] = ()
     not_built: tuple[str, ...] = ()
     dry_run: bool = False
+    only_save_strategy: bool = False
     to_fill_in: Mapping[str, str] = field(default_factory=dict)
 
     def require_built(self) -> None:

@@ -54,6 +54,18 @@ class TokenBatch:
         """The same rows with no position that counts."""
         return replace(self, labels_BL=torch.full_like(self.labels_BL, IGNORED))
 
+    def padded(self, rows: int) -> TokenBatch:
+        """A batch of ``rows`` rows, of which the last ones, where some are lacking, count nowhere."""
+        lacking = max(0, rows - len(self))
+        if lacking == 0:
+            return self
+        inputs_BL, labels_BL, keep_BL = (
+            torch.cat([tensor, tensor[:1].expand(lacking, -1)])
+            for tensor in (self.inputs_BL, self.labels_BL, self.keep_BL)
+        )
+        labels_BL[len(self) :] = IGNORED
+        return TokenBatch(inputs_BL, labels_BL, keep_BL, self.needs_key_mask)
+
     def split(self, rows: int) -> list[TokenBatch]:
         """Cut into batches of ``rows`` rows, the last one perhaps shorter."""
         cuts = [slice(begin, begin + rows) for begin in range(0, len(self), rows)]

@@ -10,17 +10,22 @@ R = H / G, K head size, F MLP width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import replace
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from runformer.config.task import DType, ModelOptions, Precision
-from runformer.models.layers import Embedding, Linear, RMSNorm, apply_rope, side_by_side, swiglu
+from runformer.models.layers import Embedding, Linear, RMSNorm, apply_rope, at_least_float32, side_by_side, swiglu
+from runformer.models.part import Stage
+from runformer.models.randomness import Place
 from runformer.models.rope import rope_frequencies, rope_tables
 
 TORCH_DTYPES: dict[DType, torch.dtype] = {
+    "float64": torch.float64,
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
@@ -39,19 +44,25 @@ Rope = tuple[Tensor, Tensor]
 
 
 class Attention(nn.Module):
-    """Grouped-query attention (arXiv:2305.13245) with rotary positions and, in Qwen3, normalised q and k."""
+    """Grouped-query attention (arXiv:2305.13245) with rotary positions and, in Qwen3, normalised q and k.
+
+    ``kv_heads_H`` is None where as many query heads read one key-value head as another; else it says which one each
+    reads, which is so where heads are shared out over devices in numbers that do not divide.
+    """
+
+    kv_heads_H: Tensor | None
 
     def __init__(self, options: ModelOptions, precision: Precision) -> None:
         super().__init__()
         self.head_dim = options.head_dim
-        self.num_kv_heads = options.num_kv_heads
         q_size, kv_size = options.num_heads * options.head_dim, options.num_kv_heads * options.head_dim
         self.q_proj = Linear(options.hidden_size, q_size, bias=options.qkv_bias)
         self.k_proj = Linear(options.hidden_size, kv_size, bias=options.qkv_bias)
         self.v_proj = Linear(options.hidden_size, kv_size, bias=options.qkv_bias)
         self.o_proj = Linear(q_size, options.hidden_size, bias=options.attention_output_bias)
-        self.sizes = (q_size, kv_size, kv_size)
+        self.sizes: tuple[int, ...] = ()  # of the parts of qkv_proj
         self.register_module("qkv_proj", None)
+        self.register_buffer("kv_heads_H", None, persistent=False)
         norm = TORCH_DTYPES[precision.norm]
         self.q_norm = RMSNorm(options.head_dim, options.rms_norm_eps, norm) if options.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(options.head_dim, options.rms_norm_eps, norm) if options.qk_norm else nn.Identity()
@@ -68,6 +79,8 @@ class Attention(nn.Module):
         v_BGSK = v_BLGK.transpose(1, 2)
         if cache is not None:
             k_BGSK, v_BGSK = cache.update(k_BGSK, v_BGSK)
+        if self.kv_heads_H is not None:
+            k_BGSK, v_BGSK = k_BGSK[:, self.kv_heads_H], v_BGSK[:, self.kv_heads_H]
         out_BLD: Tensor = self.o_proj(_attend(q_BHLK, k_BGSK, v_BGSK, mask).reshape(B, L, -1))
         return out_BLD
 
@@ -78,6 +91,7 @@ class Attention(nn.Module):
 
     def merge(self) -> None:
         """Take queries, keys and values from one product, for generation."""
+        self.sizes = tuple(layer.out_features for layer in (self.q_proj, self.k_proj, self.v_proj))
         self.qkv_proj = side_by_side((self.q_proj, self.k_proj, self.v_proj))
         if self.qkv_proj is not None:
             del self.q_proj, self.k_proj, self.v_proj
@@ -141,57 +155,97 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Embedding, layers, final norm: token ids to hidden states."""
+    """Embedding, layers, final norm: token ids to hidden states. Or one stage of that: what it lacks is None.
+
+    Layers keep their numbers in the whole model. A last stage whose output layer is the embedding has that, too.
+    ``place`` says where in the run the next input stands, for dropout. ``recomputed`` names layers that keep nothing
+    but their input, and compute again in the backward pass.
+    """
 
     frequencies_C: Tensor
 
-    def __init__(self, options: ModelOptions, precision: Precision) -> None:
+    def __init__(self, options: ModelOptions, precision: Precision, stage: Stage) -> None:
         super().__init__()
         self.precision = precision
-        self.embed_tokens = Embedding(options.vocab_size, options.hidden_size)
-        self.layers = nn.ModuleList(DecoderLayer(options, precision) for _ in range(options.num_layers))
-        self.norm = RMSNorm(options.hidden_size, options.rms_norm_eps, TORCH_DTYPES[precision.norm])
+        self.stage = stage
+        has_table = stage.first or (stage.last and options.tie_embeddings)
+        self.embed_tokens = Embedding(options.vocab_size, options.hidden_size) if has_table else None
+        self.layers = nn.ModuleDict({str(number): DecoderLayer(options, precision) for number in stage.layers})
+        norm = TORCH_DTYPES[precision.norm]
+        self.norm = RMSNorm(options.hidden_size, options.rms_norm_eps, norm) if stage.last else None
+        self.place = Place()
+        self.recomputed: frozenset[int] = frozenset()
         frequencies_C, self.rope_factor = rope_frequencies(options)
         self.register_buffer("frequencies_C", frequencies_C, persistent=False)
 
     def forward(
         self,
-        tokens_BL: Tensor,
+        x: Tensor,
         *,
         positions: Tensor | None = None,
         mask: Tensor | None = None,
         caches: Sequence[LayerCache] | None = None,
     ) -> Tensor:
-        """Hidden states ``(B, L, D)`` after the final norm.
+        """Hidden states ``(B, L, D)`` after the last layer here, and after the final norm where that is here.
 
         Args:
-            tokens_BL: token ids.
+            x: token ids ``(B, L)``; in a later stage the hidden states of the one before it.
             positions: ``(L,)`` or ``(B, L)``; 0, 1, 2… where None.
             mask: boolean ``(B | 1, 1, L, S)``, True where a key is seen; causal where None.
             caches: one a layer, for generation.
         """
         if positions is None:
-            positions = torch.arange(tokens_BL.shape[1], device=tokens_BL.device)
+            positions = torch.arange(x.shape[1], device=x.device)
         rotary = TORCH_DTYPES[self.precision.rotary]
         rope = rope_tables(self.frequencies_C, self.rope_factor, positions, rotary)
-        x_BLD = self.embed_tokens(tokens_BL).to(TORCH_DTYPES[self.precision.compute])
-        for index, layer in enumerate(self.layers):
-            x_BLD = layer(x_BLD, rope, mask, None if caches is None else caches[index])
-        hidden_BLD: Tensor = self.norm(x_BLD)
-        return hidden_BLD
+        if self.stage.first:
+            assert self.embed_tokens is not None, "a first stage has the embedding"
+            x = self.embed_tokens(x).to(TORCH_DTYPES[self.precision.compute])
+        for index, (number, layer) in enumerate(self.layers.items()):
+            cache = None if caches is None else caches[index]
+            if int(number) in self.recomputed and torch.is_grad_enabled():
+                x = self._recomputing(layer, x, rope, mask, cache)
+            else:
+                x = layer(x, rope, mask, cache)
+        return x if self.norm is None else self.norm(x)
+
+    def _recomputing(self, layer: nn.Module, x: Tensor, *further: object) -> Tensor:
+        """A layer's output; of all that leads to it only the input is kept for the backward pass."""
+        place = replace(self.place)  # by then the model may have gone on to other rows
+
+        def again(x: Tensor) -> Tensor:
+            self.place.rows_B, self.place.positions_L = place.rows_B, place.positions_L
+            return layer(x, *further)  # type: ignore[no-any-return]
+
+        return checkpoint(again, x, use_reentrant=False, preserve_rng_state=False)  # type: ignore[no-any-return]
 
 
 class CausalLM(nn.Module):
-    """The decoder with its output layer, which is the embedding itself where they are tied."""
+    """The decoder with its output layer, which is the embedding itself where they are tied; or one stage of that.
 
-    def __init__(self, options: ModelOptions, precision: Precision) -> None:
+    ``num_kv_heads`` is how many key-value heads of each layer are here.
+    """
+
+    def __init__(self, options: ModelOptions, precision: Precision, stage: Stage | None = None) -> None:
         super().__init__()
         self.options = options
         self.precision = precision
-        self.model = Decoder(options, precision)
+        self.num_kv_heads = options.num_kv_heads
+        stage = stage or Stage(range(options.num_layers))
+        self.model = Decoder(options, precision, stage)
         self.lm_head: nn.Module | None = None
-        if not options.tie_embeddings:
+        if stage.last and not options.tie_embeddings:
             self.lm_head = Linear(options.hidden_size, options.vocab_size, bias=False)
+
+    @property
+    def layers(self) -> dict[int, DecoderLayer]:
+        """The layers that are here, by their numbers in the whole model."""
+        return {int(number): cast(DecoderLayer, layer) for number, layer in self.model.layers.items()}
+
+    @property
+    def place(self) -> Place:
+        """Where in the run the next input stands, for dropout."""
+        return self.model.place
 
     @property
     def device(self) -> torch.device:
@@ -202,24 +256,27 @@ class CausalLM(nn.Module):
     def head_weight_VD(self) -> Tensor:
         """The weight that turns hidden states into logits."""
         layer = self.model.embed_tokens if self.lm_head is None else self.lm_head
+        assert layer is not None, "only a last stage has an output layer"
         assert isinstance(layer.weight, Tensor)
         return layer.weight
 
     def forward(
         self,
-        tokens_BL: Tensor,
+        x: Tensor,
         *,
         positions: Tensor | None = None,
         mask: Tensor | None = None,
         caches: Sequence[LayerCache] | None = None,
     ) -> Tensor:
-        """Hidden states ``(B, L, D)``: training and generation each need logits of only some of them."""
-        hidden_BLD: Tensor = self.model(tokens_BL, positions=positions, mask=mask, caches=caches)
+        """Hidden states ``(B, L, D)``: training and generation each need logits of only some of them.
+
+        Arguments are those of ``Decoder``.
+        """
+        hidden_BLD: Tensor = self.model(x, positions=positions, mask=mask, caches=caches)
         return hidden_BLD
 
     def logits(self, hidden: Tensor) -> Tensor:
         """``(..., D)`` to ``(..., V)`` float32; the product runs in the compute dtype."""
         if self.lm_head is None:
-            return F.linear(hidden, self.head_weight_VD.to(hidden.dtype)).float()
-        logits: Tensor = self.lm_head(hidden)
-        return logits.float()
+            return at_least_float32(F.linear(hidden, self.head_weight_VD.to(hidden.dtype)))
+        return at_least_float32(self.lm_head(hidden))

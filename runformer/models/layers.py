@@ -17,6 +17,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """The tensor in float32; one of float64 stays as it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class Linear(nn.Linear):
     """``y = x Wᵀ + b`` in the dtype of ``x``."""
 

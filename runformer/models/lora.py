@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from runformer.config.task import LoraOptions
@@ -12,6 +11,7 @@ from runformer.errors import ConfigError
 from runformer.models.decoder import CausalLM
 from runformer.models.layers import Linear
 from runformer.models.names import to_mindformers
+from runformer.models.randomness import Place, dropout, key_of
 
 _KEY = "model.model_config.pet_config.target_modules"
 
@@ -19,20 +19,25 @@ _KEY = "model.model_config.pet_config.target_modules"
 class LoraLinear(Linear):
     """``y = W x + b + (alpha / rank) · B A dropout(x)``, with W and b frozen.
 
-    ``lora_A.weight`` is ``(rank, in)``, ``lora_B.weight`` is ``(out, rank)``; B starts at zero.
+    ``lora_A.weight`` is ``(rank, in)``, ``lora_B.weight`` is ``(out, rank)``; B starts at zero. ``place`` says where in
+    the run the input stands, which dropout hangs on; ``first_feature`` is the number of the first column that is here.
     """
 
-    def __init__(self, base: nn.Linear, options: LoraOptions) -> None:
+    def __init__(self, base: nn.Linear, options: LoraOptions, name: str, place: Place) -> None:
         super().__init__(base.in_features, base.out_features, bias=base.bias is not None)
         self.weight, self.bias = base.weight, base.bias
         self.lora_A = Linear(base.in_features, options.rank, bias=False)
         self.lora_B = Linear(options.rank, base.out_features, bias=False)
         self.scaling = options.alpha / options.rank
         self.dropout = options.dropout
+        self.key = key_of(name)
+        self.place = place
+        self.first_feature = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(..., in)`` to ``(..., out)``."""
-        adapted: Tensor = self.lora_B(self.lora_A(F.dropout(x, self.dropout, self.training)))
+        """Map ``(B, L, in)`` to ``(B, L, out)``."""
+        dropped = dropout(x, self.dropout, self.place, self.key, self.first_feature) if self.training else x
+        adapted: Tensor = self.lora_B(self.lora_A(dropped))
         return super().forward(x) + adapted * self.scaling
 
 
@@ -43,7 +48,7 @@ def add_lora(model: CausalLM, options: LoraOptions) -> None:
     (``model.layers.0.attention.wq``), as the original does.
 
     Raises:
-        ConfigError: the pattern is no regular expression, or matches no layer.
+        ConfigError: the pattern is no regular expression, or matches no layer, or the output layer.
     """
     try:
         pattern = re.compile(options.target_modules)
@@ -56,9 +61,16 @@ def add_lora(model: CausalLM, options: LoraOptions) -> None:
             f"{_KEY}: {options.target_modules!r} matches no layer",
             hint="layers are named wq, wk, wv, wo (attention) and w1, w2, w3 (MLP), e.g. '.*wq|.*wv'",
         )
+    if "lm_head" in targets:
+        raise ConfigError(
+            f"{_KEY}: {options.target_modules!r} matches the output layer, lm_head, which cannot be adapted yet",
+            hint="leave it out, as in '(?!lm_head).*'",
+        )
     for name in targets:
         parent = model.get_submodule(name.rpartition(".")[0])
-        setattr(parent, name.rpartition(".")[2], LoraLinear(model.get_submodule(name), options))  # type: ignore[arg-type]
+        base = model.get_submodule(name)
+        assert isinstance(base, Linear)
+        setattr(parent, name.rpartition(".")[2], LoraLinear(base, options, name, model.place))
 
 
 def _matches(pattern: re.Pattern[str], module_name: str) -> bool:

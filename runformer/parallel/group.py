@@ -25,17 +25,19 @@ _BACKENDS = {"cpu": "gloo", "cuda": "nccl", "npu": "hccl"}
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The processes that train copies of one model.
+    """Processes that compute something together: all of a run, or those along a dimension of its layout.
 
     Attributes:
-        rank: this one's number, from 0.
+        rank: this one's number among them, from 0.
         size: how many there are.
         device: where this one computes, and the tensors of collectives lie.
+        handle: PyTorch's group of them; None: all processes.
     """
 
     rank: int
     size: int
     device: torch.device
+    handle: dist.ProcessGroup | None = None
 
     @property
     def is_first(self) -> bool:
@@ -45,7 +47,13 @@ class Group:
     def sum(self, values: Tensor) -> Tensor:
         """The sum over all ranks, in place; shape, dtype and device as on every other rank."""
         if self.size > 1:
-            dist.all_reduce(values)
+            dist.all_reduce(values, group=self.handle)
+        return values
+
+    def largest(self, values: Tensor) -> Tensor:
+        """The largest of each element over all ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(values, dist.ReduceOp.MAX, group=self.handle)
         return values
 
     def mean(self, values: Tensor) -> Tensor:
@@ -145,10 +153,11 @@ def copy_over_ranks(model: nn.Module, group: Group) -> nn.Module:
     copy: Any = DistributedDataParallel(
         model,
         device_ids=None if group.device.type == "cpu" else [group.device],
+        process_group=group.handle,
         gradient_as_bucket_view=True,
     )
     # Without annotations: it would compare them with its own, and ours are strings.
-    copy.register_comm_hook(None, lambda _state, bucket: _sum(bucket.buffer()))
+    copy.register_comm_hook(None, lambda _state, bucket: _sum(bucket.buffer(), group))
     return cast(nn.Module, copy)
 
 
@@ -158,7 +167,7 @@ def collecting_gradients(copy: nn.Module) -> AbstractContextManager[None]:
     return no_sync()
 
 
-def _sum(gradients: Tensor) -> torch.futures.Future[Tensor]:
-    work = dist.all_reduce(gradients, async_op=True)
+def _sum(gradients: Tensor, group: Group) -> torch.futures.Future[Tensor]:
+    work = dist.all_reduce(gradients, group=group.handle, async_op=True)
     summed: torch.futures.Future[Tensor] = work.get_future().then(lambda future: future.value()[0])
     return summed

@@ -1,7 +1,8 @@
-"""What ``--dry_run True`` does: a task worked out as far as that goes without running it, told and written down."""
+"""A task worked out without running it: what ``--dry_run True`` tells and writes down, and strategy files."""
 
 from runformer.plan.make import make_plan
 from runformer.plan.plan import Plan
 from runformer.plan.show import describe, write_plan
+from runformer.plan.strategies import save_strategies
 
-__all__ = ["Plan", "describe", "make_plan", "write_plan"]
+__all__ = ["Plan", "describe", "make_plan", "save_strategies", "write_plan"]

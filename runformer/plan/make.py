@@ -13,8 +13,9 @@ from runformer.data.dataset import TokenDataset
 from runformer.models.build import build_model
 from runformer.models.decoder import CausalLM
 from runformer.models.families import resolve_options
+from runformer.plan.layout import bytes_sent, plan_layout
 from runformer.plan.memory import evaluation_memory, prediction_memory
-from runformer.plan.plan import DatasetPlan, ModelPlan, OutputPlan, Plan, PromptsPlan, WeightsPlan
+from runformer.plan.plan import DatasetPlan, LayoutPlan, ModelPlan, OutputPlan, Plan, PromptsPlan, WeightsPlan
 from runformer.plan.training import TrainingPlan, plan_training, planned_device
 from runformer.predict.run import length_limit, model_folder, read_batches
 from runformer.predict.settings import read_generation_config, resolve_settings
@@ -48,6 +49,8 @@ def make_plan(task: Task) -> Plan:
     options = resolve_options(task.model)
     model = build_model(options, task.model.precision, torch.device("meta"), task.model.lora)
     plan = replace(plan, model=_model(task, options, model))
+    if task.parallel.devices > 1:
+        plan = replace(plan, layout=plan_layout(options, task.parallel))
     if _awaits_weights(task):
         text = f"is {str(task.model.pretrained_dir)!r}: there are no weights in it"
         plan = replace(plan, to_fill_in={**plan.to_fill_in, "pretrained_model_dir": text})
@@ -59,7 +62,17 @@ def make_plan(task: Task) -> Plan:
         plan = replace(plan, evaluation_dataset=_dataset(task, task.evaluation.data, options))
     if task.train is None:
         return _with_evaluation(plan, task, options)
-    return _with_training(plan, task, plan_training(task, options, model))
+    plan = _with_training(plan, task, plan_training(task, options, model))
+    return replace(plan, layout=_with_messages(plan, task, options))
+
+
+def _with_messages(plan: Plan, task: Task, options: ModelOptions) -> LayoutPlan | None:
+    """The layout with what a device sends in a training step, where that is known."""
+    if plan.layout is None or plan.step is None or plan.memory_of_a_device is None or task.train is None:
+        return plan.layout
+    length, gradients = plan.step.tokens // plan.step.rows, plan.memory_of_a_device["gradients"]
+    sent = bytes_sent(options, task.model.precision, task.train, task.parallel, length, gradients)
+    return replace(plan.layout, sent=sent)
 
 
 def _model(task: Task, options: ModelOptions, model: CausalLM) -> ModelPlan:

@@ -44,6 +44,9 @@ def training_memory(
         layer, ends = _parameters(part.model.layers), _parameters(_ends(part, parallel))
         layers = _most_layers(options, parallel)
         kept = _saved_by_layer(part, train.batch_size, length // parallel.context, parallel)
+    positions = train.batch_size * length // parallel.context // (parallel.tensor if parallel.sequence_parallel else 1)
+    between = positions * options.hidden_size * TORCH_DTYPES[model.precision.compute].itemsize
+    again = _recomputed(layers, parallel.recompute)
     in_flight = min(parallel.pipeline, train.accumulation_steps)  # micro-batches that the first stage has begun
     trainable = layer["trainable"] * layers + ends["trainable"]
     moments = _MOMENT_BYTES * (layer["trained numbers"] * layers + ends["trained numbers"])
@@ -51,7 +54,8 @@ def training_memory(
         "weights": layer["all"] * layers + ends["all"],
         "gradients": trainable,
         "optimizer states": math.ceil(moments / parallel.data) if parallel.shard_optimizer else moments,
-        "activations": kept * layers * in_flight,
+        # A recomputed layer keeps its input, but for the one whose turn it is.
+        "activations": (kept * (layers - again) + between * again) * in_flight + (kept if again else 0),
         "logits": _logits(share, model.precision, train.batch_size * length // parallel.context, device),
     }
 
@@ -118,7 +122,8 @@ def _one_layer(options: ModelOptions, model: ModelTask) -> CausalLM:
 
 def _modules(part: CausalLM) -> list[nn.Module]:
     """Everything but the layers."""
-    return [part.model.embed_tokens, part.model.norm, *([part.lm_head] if part.lm_head is not None else [])]
+    modules = (part.model.embed_tokens, part.model.norm, part.lm_head)
+    return [module for module in modules if module is not None]
 
 
 def _ends(part: CausalLM, parallel: ParallelOptions) -> nn.ModuleList:
@@ -140,7 +145,7 @@ def _parameters(module: nn.Module) -> dict[str, int]:
 def _saved_by_layer(part: CausalLM, rows: int, length: int, parallel: ParallelOptions) -> int:
     """Bytes that one layer keeps for its backward pass, besides its parameters and the rotary tables."""
     options, precision = part.options, part.precision
-    layer = part.model.layers[0]
+    layer = part.layers[0]
     rotary, compute = TORCH_DTYPES[precision.rotary], TORCH_DTYPES[precision.compute]
     rope = tuple(torch.empty(length, 1, options.head_dim, dtype=rotary) for _ in range(2))
     x_BLD = torch.empty(rows, length, options.hidden_size, dtype=compute, requires_grad=True)
@@ -158,6 +163,13 @@ def _saved_by_layer(part: CausalLM, rows: int, length: int, parallel: ParallelOp
     split = parallel.tensor if parallel.sequence_parallel else 1
     sizes = ((tensor.untyped_storage().nbytes(), tensor.numel() == x_BLD.numel()) for tensor in saved.values())
     return sum(math.ceil(size / split) if between else size for size, between in sizes)
+
+
+def _recomputed(layers: int, recompute: bool | tuple[int, ...]) -> int:
+    """How many of the first stage's layers are recomputed."""
+    if isinstance(recompute, bool):
+        return layers if recompute else 0
+    return min(layers, recompute[0]) if recompute else 0
 
 
 def _memory(tensor: Tensor) -> int:

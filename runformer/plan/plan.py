@@ -94,6 +94,28 @@ class OutputPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class StagePlace:
+    """Ranks that have the same layers: ``ranks`` of them from ``first_rank`` on, and spans of layers."""
+
+    layers: tuple[tuple[int, int], ...]
+    first_rank: int
+    ranks: int
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutPlan:
+    """How a model lies over several devices.
+
+    Heads are those of each of the ranks that share a layer; ``sent`` are bytes of a device and a training step.
+    """
+
+    stages: tuple[StagePlace, ...]
+    query_heads: tuple[int, ...]
+    key_value_heads: tuple[int, ...]
+    sent: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A whole task. Parts that cannot be known before the keys ``to_fill_in`` are given are None."""
 
@@ -113,6 +135,7 @@ class Plan:
     learning_rate: CurvePlan | None = None
     prompts: PromptsPlan | None = None
     memory_of_a_device: Mapping[str, int] | None = None
+    layout: LayoutPlan | None = None
     writes: tuple[OutputPlan, ...] = ()
     to_fill_in: Mapping[str, str] = field(default_factory=dict)
     not_built: tuple[str, ...] = ()

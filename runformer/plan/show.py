@@ -11,12 +11,13 @@ from pathlib import Path
 
 from runformer.config.problems import compact
 from runformer.errors import RunformerError
-from runformer.plan.plan import CurvePlan, DatasetPlan, OutputPlan, Plan
+from runformer.plan.plan import CurvePlan, DatasetPlan, LayoutPlan, OutputPlan, Plan
 
 PLAN_FILE = "plan.json"
 
 _WIDTH, _LABEL = 110, 12  # columns
 _PLOT_ROWS, _PLOT_COLUMNS = 6, 60
+_STAGES = 8  # of a pipeline, that are all shown
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
@@ -42,6 +43,8 @@ def describe(plan: Plan) -> str:
     """The plan as text of a terminal's width."""
     lines = [f"plan of {plan.config_file}: {plan.run_mode}", ""]
     lines += [f"{label:<{_LABEL}}{text}" for label, text in _facts(plan)]
+    if plan.layout is not None:
+        lines += ["", *_layout(plan.layout)]
     if plan.learning_rate is not None:
         lines += ["", *plot(plan.learning_rate)]
     if plan.memory_of_a_device is not None:
@@ -123,6 +126,36 @@ def _memory(kinds: Mapping[str, int]) -> list[str]:
     total = sum(kinds.values())
     lines = [f"memory of a device: about {size(total)}"]
     return lines + [f"{size(bytes_):>{_LABEL}}  {kind}" for kind, bytes_ in kinds.items() if bytes_]
+
+
+def _layout(layout: LayoutPlan) -> list[str]:
+    """Which ranks have which layers, the heads of each of those that share a layer, and what a device sends."""
+    lines = ["layout"]
+    stages = layout.stages
+    shown = [*range(len(stages))] if len(stages) <= _STAGES else [0, 1, 2, -1, len(stages) - 1]
+    for number in shown:
+        if number < 0:
+            lines.append(f"{'':>{_LABEL}}  …")
+            continue
+        stage = stages[number]
+        layers = ", ".join(f"{begin} to {end - 1}" if end - begin > 1 else f"{begin}" for begin, end in stage.layers)
+        ranks = f"ranks {stage.first_rank} to {stage.first_rank + stage.ranks - 1}"
+        ends = (" and the embedding" if number == 0 else "") + (" and the output" if number == len(stages) - 1 else "")
+        lines.append(f"{f'stage {number + 1}':>{_LABEL}}  {ranks}: layers {layers}{ends}")
+    if len(layout.query_heads) > 1:
+        heads = f"{_heads(layout.query_heads)} query heads, {_heads(layout.key_value_heads)} key-value heads"
+        lines.append(f"{'a layer':>{_LABEL}}  {heads}")
+    if layout.sent:
+        sent = ", ".join(f"{size(count)} ({kind})" for kind, count in layout.sent.items())
+        lines.append(f"{'a step':>{_LABEL}}  a device sends about {sent}")
+    return lines
+
+
+def _heads(counts: Sequence[int]) -> str:
+    """``4, 3, 4, 3``; or one number where all are the same, or the least and the most of many."""
+    if len(set(counts)) == 1:
+        return f"{len(counts)} × {counts[0]}"
+    return ", ".join(map(str, counts)) if len(counts) <= _STAGES else f"{len(counts)} × {min(counts)} or {max(counts)}"
 
 
 def size(count: int) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from runformer.config.task import ModelOptions
+from runformer.models.decoder import CausalLM
 
 
 class StaticLayerCache:
@@ -28,22 +28,20 @@ class StaticLayerCache:
 
 
 class StaticCache:
-    """Keys and values of all layers for ``capacity`` positions of every row.
+    """Keys and values of the layers here for ``capacity`` positions of every row.
 
     Memory: ``2 · layers · batch · kv_heads · capacity · head_dim`` elements of ``dtype``.
     """
 
-    def __init__(
-        self, options: ModelOptions, batch: int, capacity: int, *, dtype: torch.dtype, device: torch.device
-    ) -> None:
+    def __init__(self, model: CausalLM, batch: int, capacity: int, *, dtype: torch.dtype, device: torch.device) -> None:
         self.batch, self.capacity = batch, capacity
-        shape = (batch, options.num_kv_heads, capacity, options.head_dim)
+        shape = (batch, model.num_kv_heads, capacity, model.options.head_dim)
 
         def zeros() -> Tensor:
             # Not empty memory: a masked slot has weight 0, and 0 · NaN would be NaN.
             return torch.zeros(shape, dtype=dtype, device=device)
 
-        self.layers = [StaticLayerCache(zeros(), zeros()) for _ in range(options.num_layers)]
+        self.layers = [StaticLayerCache(zeros(), zeros()) for _ in model.layers]
 
     def point(self, slots_L: Tensor, window: int) -> None:
         """Say where the next positions are written, and how many slots from the first attention reads."""

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from runformer.models.decoder import TORCH_DTYPES, CausalLM
-from runformer.predict.cache import StaticCache, StaticLayerCache, round_up
+from runformer.models.decoder import TORCH_DTYPES
+from runformer.parallel.model import ParallelModel
+from runformer.predict.cache import StaticCache, round_up
 from runformer.predict.compiling import CompiledStep, Step, fix_in_place
 from runformer.predict.sampling import Draw, pick_tokens
+from runformer.predict.scores import Scores
 from runformer.predict.settings import LengthLimit, Settings
 
 
@@ -51,7 +53,7 @@ class Generator:
     """Continues prompts with one model.
 
     Args:
-        model: with its weights, on its device.
+        model: with its weights, on its device; or this process's part of it.
         settings: how tokens are picked.
         eos_ids: tokens that end a text; they stay in the ids.
         lengths: how long texts may become.
@@ -61,7 +63,7 @@ class Generator:
 
     def __init__(
         self,
-        model: CausalLM,
+        model: ParallelModel,
         settings: Settings,
         *,
         eos_ids: frozenset[int],
@@ -69,7 +71,9 @@ class Generator:
         seed: int = 0,
         compile: bool = False,
     ) -> None:
-        self._model = model.eval()
+        model.train(False)
+        self._scores = Scores(model)
+        self._model = self._scores.stage
         self._settings = settings
         self._eos_ids = eos_ids
         self._lengths = lengths
@@ -80,16 +84,17 @@ class Generator:
         # texts it is more than padding (a chat's turns end with it), and it is seen: that is Hugging Face's rule.
         self._hidden_id = None if pad_id in eos_ids else pad_id
         self._compile = compile
-        self._decode: Step = CompiledStep(self._step, self._device) if compile else self._step
+        self._decode: Step = CompiledStep(self._scores, self._device) if compile else self._scores
         self._cache: StaticCache | None = None
 
     @torch.inference_mode()
-    def generate(self, prompts: Sequence[Sequence[int]], first_index: int = 0) -> list[list[int]]:
+    def generate(self, prompts: Sequence[Sequence[int]], first_index: int = 0, stride: int = 1) -> list[list[int]]:
         """Continue each prompt up to a token that ends it or to its longest length.
 
         Args:
             prompts: token ids, at least one a prompt.
             first_index: number of the first prompt in the run; random choices are named by it.
+            stride: from each prompt's number to the next one's.
 
         Returns:
             For each prompt its ids and those of the continuation.
@@ -97,7 +102,7 @@ class Generator:
         Raises:
             PredictError: a prompt leaves no room for one more token.
         """
-        rows = [_Row(first_index + i, list(ids), self._lengths.of(len(ids))) for i, ids in enumerate(prompts)]
+        rows = [_Row(first_index + i * stride, list(ids), self._lengths.of(len(ids))) for i, ids in enumerate(prompts)]
         state, scores_BV = self._prefill(rows)
         while True:
             tokens = self._pick(rows, scores_BV)
@@ -127,7 +132,7 @@ class Generator:
         cache.point(torch.arange(width, device=self._device), width)
         mask = None if mask is None else mask.to(self._device)
         positions_BL = positions_BL.clamp(min=0).to(self._device)
-        return state, self._step(tokens_BL.to(self._device), positions_BL, mask, cache.layers)
+        return state, self._scores(tokens_BL.to(self._device), positions_BL, mask, cache.layers)
 
     def _advance(self, state: _State, tokens: Sequence[int]) -> Tensor:
         """Run one token a row; give the scores ``(B, V)`` of the next."""
@@ -152,17 +157,10 @@ class Generator:
         # Compiled code knows the memory of its cache, so a cache of the right size is used again.
         if self._cache is None or (self._cache.batch, self._cache.capacity) != (batch, capacity):
             dtype = TORCH_DTYPES[self._model.precision.compute]
-            self._cache = StaticCache(self._model.options, batch, capacity, dtype=dtype, device=self._device)
+            self._cache = StaticCache(self._model, batch, capacity, dtype=dtype, device=self._device)
             if self._compile:
                 fix_in_place(self._cache)
         return self._cache
-
-    def _step(
-        self, tokens_BL: Tensor, positions_BL: Tensor, mask: Tensor | None, layers: Sequence[StaticLayerCache]
-    ) -> Tensor:
-        """Scores ``(B, V)`` float32 of the token after the last of ``tokens_BL``."""
-        hidden_BLD = self._model(tokens_BL, positions=positions_BL, mask=mask, caches=layers)
-        return self._model.logits(hidden_BLD[:, -1])
 
 
 def _causal_mask(visible_BL: Tensor) -> Tensor:

@@ -9,12 +9,17 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+import torch
+
+from runformer.config.launched import launched
 from runformer.config.task import ModelOptions, PredictTask, Task
 from runformer.models.families import resolve_options
 from runformer.observe import setup_logging
 from runformer.observe.log import write_stdout_line
 from runformer.parallel.compiler import should_compile
 from runformer.parallel.device import resolve_device
+from runformer.parallel.group import join
+from runformer.parallel.mesh import Mesh, lay_out
 from runformer.predict.engine import Generator
 from runformer.predict.prompts import batch_prompts, encode_prompt, read_prompts
 from runformer.predict.result import format_answer, write_results
@@ -44,7 +49,8 @@ def predict(task: Task) -> None:
         TokenizerError, CheckpointError, ConfigError, DeviceError: what it takes is missing or damaged.
     """
     assert task.predict is not None, "the task predicts"
-    setup_logging(task.output_dir / "log", notices=task.notices)
+    place = launched()
+    setup_logging(task.output_dir / "log", 0 if place is None else place.rank, notices=task.notices)
     options = resolve_options(task.model)
     folder = model_folder(task)
     tokenizer = load_tokenizer(folder, task.tokenizer)
@@ -57,12 +63,15 @@ def predict(task: Task) -> None:
     for answer in chain.from_iterable(batches):
         lengths.of(answer.prompt_length)
 
-    device = resolve_device(task.device)
-    model = load_model(task, options, device)
-    compiled = should_compile(task, device)
+    mesh = lay_out(task.parallel, join(resolve_device(task.device)))
+    model = load_model(task, options, mesh)
+    # Several processes talk in the middle of a step, which one graph of it cannot.
+    compiled = mesh.model.size == 1 and should_compile(task, mesh.world.device)
     generator = Generator(model, settings, eos_ids=eos_ids, lengths=lengths, seed=task.seed, compile=compiled)
-    _generate(generator, batches)
-    _show(batches, tokenizer, task.predict.save_file)
+    _generate(generator, batches, mesh)
+    save_file = task.predict.save_file
+    mesh.world.first(lambda: _show(batches, tokenizer, save_file))
+    mesh.world.leave()
 
 
 def length_limit(task: Task, options: ModelOptions, settings: Settings) -> LengthLimit:
@@ -92,18 +101,41 @@ def read_batches(task: PredictTask, tokenizer: Tokenizer, vocab_size: int) -> li
     return [[encode(prompt) for prompt in batch] for batch in batch_prompts(read_prompts(task.inputs), task.batch_size)]
 
 
-def _generate(generator: Generator, batches: Iterable[Sequence[Answer]]) -> None:
-    """Continue all batches in order, and log how fast that was."""
+def _generate(generator: Generator, batches: Iterable[Sequence[Answer]], mesh: Mesh) -> None:
+    """Continue all batches in order, each shared out over the copies of the model, and log how fast that was."""
     started = time.perf_counter()
     first_index = new_tokens = 0
+    copies, copy = mesh.options.data, mesh.place.data
     for batch in batches:
-        texts = generator.generate([answer.ids for answer in batch], first_index)
-        for answer, ids in zip(batch, texts, strict=True):
+        own = batch[copy::copies]
+        prompts = [answer.ids for answer in own]
+        texts = generator.generate(prompts, first_index + copy, copies) if own else []
+        for answer, ids in zip(batch, collect_rows(texts, len(batch), mesh), strict=True):
             answer.ids = ids
             new_tokens += len(ids) - answer.prompt_length
         first_index += len(batch)
     seconds = time.perf_counter() - started
     logger.info("generated %d tokens in %.2f s: %.1f tokens/s", new_tokens, seconds, new_tokens / seconds)
+
+
+def collect_rows(own: Sequence[Sequence[int]], count: int, mesh: Mesh) -> list[list[int]]:
+    """All rows of a batch, on every process, in their order.
+
+    Args:
+        own: those of this copy of the model: its number among the copies, then every so many further.
+        count: how many there are of all.
+        mesh: this process among the others.
+    """
+    copies, copy, group = mesh.options.data, mesh.place.data, mesh.replicas
+    if copies == 1:
+        return [list(ids) for ids in own]
+    lengths = torch.zeros(count, dtype=torch.int64, device=group.device)
+    lengths[copy::copies] = torch.tensor([len(ids) for ids in own], dtype=torch.int64, device=group.device)
+    group.sum(lengths)
+    rows = torch.zeros(count, int(lengths.max()), dtype=torch.int64, device=group.device)
+    for row, ids in zip(rows[copy::copies], own, strict=True):
+        row[: len(ids)] = torch.tensor(ids, device=group.device)
+    return [row[:length] for row, length in zip(group.sum(rows).tolist(), lengths.tolist(), strict=True)]
 
 
 def _show(batches: Sequence[Sequence[Answer]], tokenizer: Tokenizer, save_file: Path) -> None:

@@ -7,16 +7,19 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from runformer.checkpoint import find_weights, load_weights
+from runformer.checkpoint import find_weights, load_parts
 from runformer.config.task import ModelOptions, Task
 from runformer.errors import CheckpointError
-from runformer.models.build import build_model, initialise
+from runformer.models.build import initialise
 from runformer.models.decoder import MLP, TORCH_DTYPES, Attention, CausalLM
+from runformer.parallel.compose import compose
+from runformer.parallel.mesh import Mesh
+from runformer.parallel.model import ParallelModel
 from runformer.predict.packed import pack_weights
 
 
-def load_model(task: Task, options: ModelOptions, device: torch.device) -> CausalLM:
-    """The model of a predict task, with weights from ``load_checkpoint`` or else ``pretrained_model_dir``.
+def load_model(task: Task, options: ModelOptions, mesh: Mesh) -> ParallelModel:
+    """This process's part of a predict task's model, with ``load_checkpoint``'s weights or ``pretrained_model_dir``'s.
 
     Raises:
         CheckpointError: neither is given, or the weights are missing, damaged or of another model.
@@ -25,12 +28,12 @@ def load_model(task: Task, options: ModelOptions, device: torch.device) -> Causa
     if path is None:
         hint = "give --load_checkpoint, or pretrained_model_dir in the YAML"
         raise CheckpointError("there are no weights to predict with", hint=hint)
-    model = build_model(options, task.model.precision, device, task.model.lora)
+    model = compose(options, task.model.precision, task.model.lora, mesh)
+    (stage,) = model.stages
     if task.model.lora is not None:
-        initialise(model, task.seed, adapters_only=True)
-    source = find_weights(replace(task.load, path=path), options)
-    load_weights(source, dict(model.named_parameters()), tied=options.tie_embeddings)
-    prepare_for_generation(model)
+        initialise(stage, task.seed, model.parts, adapters_only=True)
+    load_parts(find_weights(replace(task.load, path=path), options), model)
+    prepare_for_generation(stage)
     return model
 
 

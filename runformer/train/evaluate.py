@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from runformer.config.launched import launched
-from runformer.config.task import EvaluationTask, Task
+from runformer.config.task import EvaluationTask, ParallelOptions, Task
 from runformer.data import IGNORED
 from runformer.data.batch import TokenBatch
 from runformer.data.dataset import TokenDataset
@@ -22,11 +23,13 @@ from runformer.models.decoder import CausalLM
 from runformer.models.families import resolve_options
 from runformer.observe import EvaluationRow, Progress, append_row, setup_logging
 from runformer.parallel.device import resolve_device
-from runformer.parallel.group import Group, alone, join
-from runformer.train.loss import cross_entropy
+from runformer.parallel.group import alone, join
+from runformer.parallel.inputs import Inputs
+from runformer.parallel.mesh import Mesh, lay_out
+from runformer.parallel.model import ParallelModel
+from runformer.train.loss import cross_entropy, vocabulary_of
 from runformer.train.setup import build_for_training
 from runformer.train.state import TrainingPosition
-from runformer.train.step import attention_mask
 
 logger = logging.getLogger(__name__)
 
@@ -36,17 +39,17 @@ def evaluate(task: Task) -> None:
     assert task.evaluation is not None, "the task evaluates"
     place = launched()
     setup_logging(task.output_dir / "log", 0 if place is None else place.rank, notices=task.notices)
-    group = join(resolve_device(task.device))
-    evaluator = Evaluator(task, group)
-    model, source = build_for_training(task, group.device)
+    mesh = lay_out(task.parallel, join(resolve_device(task.device)))
+    evaluator = Evaluator(task, mesh)
+    model, source = build_for_training(task, mesh)
     common = (source.common if source is not None else None) or {}
-    with Progress(evaluator.batches, enabled=group.is_first) as progress:
+    with Progress(evaluator.batches, enabled=mesh.world.is_first) as progress:
         row = evaluator(model, common.get("step"), common.get("epoch"), progress.advance)
-    if group.is_first:
+    if mesh.world.is_first:
         path = evaluation_path(task.output_dir)
         append_row(path, row)
         logger.info("the figures are in %s", path)
-    group.leave()
+    mesh.world.leave()
 
 
 def evaluation_path(output_dir: Path) -> Path:
@@ -65,9 +68,9 @@ class Evaluator:
         ConfigError: as ``TokenDataset``.
     """
 
-    def __init__(self, task: Task, group: Group | None = None) -> None:
+    def __init__(self, task: Task, mesh: Mesh | None = None) -> None:
         assert task.evaluation is not None, "the task evaluates"
-        self._group = group or alone(torch.device("cpu"))
+        self._mesh = mesh or lay_out(ParallelOptions(), alone(torch.device("cpu")))
         options: EvaluationTask = task.evaluation
         dataset = TokenDataset(options.data, task.model.sequence_length, resolve_options(task.model).vocab_size)
         order = SampleOrder(len(dataset), options.data.shuffle, options.data.seed)
@@ -76,11 +79,11 @@ class Evaluator:
         self._loader = BatchLoader(
             dataset,
             order,
-            options.batch_size * self._group.size,
+            options.batch_size * self._mesh.options.data,
             drop_remainder=False,
             num_samples=by_one.samples_per_epoch,
-            rank=self._group.rank,
-            world_size=self._group.size,
+            rank=self._mesh.place.data,
+            world_size=self._mesh.options.data,
         )
         self._options = options
         self._require_tokens(dataset.name)
@@ -92,7 +95,7 @@ class Evaluator:
 
     def _require_tokens(self, name: str) -> None:
         with self._loader.batches() as stream:
-            counted = sum(_counted(next(stream)) for _ in range(self.batches))
+            counted = sum(_counted(next(stream).labels_BL) for _ in range(self.batches))
             if self._over_ranks(0.0, counted)[1] == 0:
                 hint = "all its tokens are padding, or all its labels are ignore_token_id"
                 raise DataError(f"{name}: no token counts in the loss, so there is nothing to evaluate", hint=hint)
@@ -107,7 +110,7 @@ class Evaluator:
     @torch.no_grad()
     def __call__(
         self,
-        model: CausalLM,
+        model: ParallelModel,
         step: int | None,
         epoch: int | None,
         tell: Callable[[float, float], None] = lambda _loss, _tokens_per_second: None,
@@ -120,14 +123,15 @@ class Evaluator:
             epoch: likewise.
             tell: is told the loss so far and the speed after each batch.
         """
-        started, training = time.perf_counter(), model.training
-        model.eval()
+        started, training = time.perf_counter(), model.train(False)
         total, counted = 0.0, 0
         with self._loader.batches() as stream:
-            for _ in range(self.batches):
-                loss, tokens = _sums(model, next(stream))
+            for inputs in self._micro_batches(model, stream):
+                loss, tokens = _sums(model, inputs)
                 total, counted = total + loss, counted + tokens
                 tell(total / max(1, counted), counted / (time.perf_counter() - started))
+        if not model.answers_for_loss:
+            total, counted = 0.0, 0
         total, counted = self._over_ranks(total, counted)
         model.train(training)
         seconds = time.perf_counter() - started
@@ -135,21 +139,35 @@ class Evaluator:
         (logger.info if math.isfinite(row.loss) else logger.warning)("%s", row)
         return row
 
+    def _micro_batches(self, model: ParallelModel, stream: Iterator[TokenBatch]) -> Iterator[list[Inputs]]:
+        """Batches one by one; for a pipeline as many at a time as it has stages, all of one size."""
+        stages = self._mesh.options.pipeline
+        for begin in range(0, self.batches, stages):
+            batches = [next(stream) for _ in range(begin, min(begin + stages, self.batches))]
+            if stages > 1:
+                batches = [batch.padded(self._options.batch_size) for batch in batches]
+                batches += [batches[0].without_labels()] * (stages - len(batches))
+            yield [model.inputs(batch) for batch in batches]
+
     def _over_ranks(self, total: float, counted: int) -> tuple[float, int]:
-        if self._group.size == 1:
+        world = self._mesh.world
+        if world.size == 1:
             return total, counted
-        sums = torch.tensor([total, counted], dtype=torch.float64, device=self._group.device)
-        total, tokens = self._group.sum(sums).tolist()
+        sums = torch.tensor([total, counted], dtype=torch.float64, device=world.device)
+        total, tokens = world.sum(sums).tolist()
         return total, int(tokens)
 
 
-def _sums(model: CausalLM, batch: TokenBatch) -> tuple[float, int]:
-    """The sum of a batch's token losses, and how many tokens that are."""
-    counted = _counted(batch)
-    batch = batch.to(model.device)
-    hidden_BLD = model(batch.inputs_BL, mask=attention_mask(batch))
-    return cross_entropy(hidden_BLD, model.head_weight_VD, batch.labels_BL, 1.0).item(), counted
+def _sums(model: ParallelModel, micro_batches: list[Inputs]) -> tuple[float, int]:
+    """The sum of the token losses of some batches, where the last stage is here, and how many tokens that are."""
+    vocabulary = vocabulary_of(model)
+
+    def loss_of(stage: CausalLM, hidden_BCD: Tensor, inputs: Inputs, _: int) -> Tensor:
+        return cross_entropy(hidden_BCD, stage.head_weight_VD, inputs.labels_BC, 1.0, vocabulary)
+
+    losses = model.forward(micro_batches, loss_of)
+    return sum(loss.item() for loss in losses), sum(_counted(inputs.labels_BC) for inputs in micro_batches)
 
 
-def _counted(batch: TokenBatch) -> int:
-    return int((batch.labels_BL != IGNORED).sum())
+def _counted(labels: Tensor) -> int:
+    return int((labels != IGNORED).sum())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,22 @@ from torch.optim.adamw import adamw
 
 from runformer.config.task import OptimizerOptions
 from runformer.errors import CheckpointError
+from runformer.models.layers import at_least_float32
+from runformer.parallel.group import alone
+from runformer.parallel.shards import Shards
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """PyTorch's names of Adam's first and second moment; a checkpoint holds ``<moment>.<parameter name>``."""
 
 _NO_NOTES: Mapping[str, Any] = {}
+
+
+class HasParameters(Protocol):
+    """A module, or a model that lies over several processes."""
+
+    def named_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
+        """Its parameters, or those that are here."""
+        ...
 
 
 class NamedOptimizer(ABC):
@@ -28,7 +39,7 @@ class NamedOptimizer(ABC):
         updates: how many updates were made.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: HasParameters) -> None:
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.updates = 0
 
@@ -38,9 +49,9 @@ class NamedOptimizer(ABC):
         others = [name for name in self.parameters if name not in set(decayed)]
         return [(names, rate) for names, rate in ((decayed, decay), (others, 0.0)) if names]
 
-    def gradient_norm(self) -> float:
-        """The joint L2 norm of all gradients."""
-        return float(nn.utils.get_total_norm(self._gradients()))
+    def gradients(self) -> dict[str, Tensor]:
+        """Those that there are, by their parameters' names."""
+        return {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
 
     def clip_gradients(self, max_norm: float, norm: float) -> None:
         """Scale all gradients so that their joint norm, now ``norm``, is at most ``max_norm``."""
@@ -49,10 +60,7 @@ class NamedOptimizer(ABC):
 
     def scale_gradients(self, factor: float) -> None:
         """Multiply all gradients."""
-        torch._foreach_mul_(self._gradients(), factor)
-
-    def _gradients(self) -> list[Tensor]:
-        return [p.grad for p in self.parameters.values() if p.grad is not None]
+        torch._foreach_mul_(list(self.gradients().values()), factor)
 
     def zero_grad(self) -> None:
         """Drop all gradients, and their memory."""
@@ -88,47 +96,56 @@ class NamedOptimizer(ABC):
 class NamedAdamW(NamedOptimizer):
     """PyTorch's fused AdamW (arXiv:1711.05101). Decay skips biases and 1-D parameters (norms).
 
-    Moments are float32, and so is the arithmetic, whatever the dtype of a parameter: the second moment of small
-    gradients is zero in float16. The original does the same.
+    Moments are float32, and so is the arithmetic, whatever the dtype of a parameter (but float64, where they are as
+    wide): the second moment of small gradients is zero in float16. The original does the same.
 
     It calls PyTorch's functional form: the optimizer classes import the compiler when they are made, which would
     add a second to the start of every run, and keep their state by position instead of by name.
+
+    With ``shards`` each process of a group has the moments of its share of the elements, and updates those.
     """
 
-    def __init__(self, model: nn.Module, options: OptimizerOptions) -> None:
+    def __init__(self, model: HasParameters, options: OptimizerOptions, shards: Shards | None = None) -> None:
         super().__init__(model)
         self._options = options
+        self._shards = shards or Shards(alone(torch.device("cpu")))
         # Made at once: a run too large for the memory then fails in its first step, not in its second.
         self._moments = {
-            f"{moment}.{name}": torch.zeros_like(parameter, dtype=torch.float32, requires_grad=False)
+            f"{moment}.{name}": at_least_float32(torch.zeros_like(self._own(parameter)))
             for moment in MOMENTS
             for name, parameter in self.parameters.items()
         }
+
+    def _own(self, tensor: Tensor) -> Tensor:
+        """What this process updates of a parameter, and of its gradient."""
+        return self._shards.own(tensor.detach())
 
     @torch.no_grad()
     def update(self, learning_rate: float) -> None:
         """One step of AdamW, from the gradients that the parameters hold."""
         for names, decay in self.decay_groups(self._options.weight_decay):
-            wide = [name for name in names if self.parameters[name].dtype == torch.float32]
+            own = {name: share for name in names if (share := self._own(self.parameters[name])).numel()}
+            wide = [name for name, share in own.items() if share.dtype in (torch.float32, torch.float64)]
             if wide:
-                self._update(wide, [self.parameters[name] for name in wide], learning_rate, decay)
-            for name in (name for name in names if name not in wide):  # so one wide copy exists at a time
-                copy = self.parameters[name].detach().float()
+                self._update(wide, [own[name] for name in wide], learning_rate, decay)
+            for name in own.keys() - set(wide):  # so one wide copy exists at a time
+                copy = own[name].float()
                 self._update([name], [copy], learning_rate, decay)
-                self.parameters[name].copy_(copy)
+                own[name].copy_(copy)
+        self._shards.spread([parameter.detach() for parameter in self.parameters.values()])
         self.updates += 1
 
     def _update(self, names: list[str], values: list[Tensor], learning_rate: float, decay: float) -> None:
         """Update float32 ``values``, which are those of the named parameters."""
-        gradients = [self.parameters[name].grad for name in names]
-        assert all(gradient is not None for gradient in gradients), "every trainable parameter takes part in the loss"
+        gradients = self.gradients()
+        assert gradients.keys() >= set(names), "every trainable parameter takes part in the loss"
         # The kernels count up a step of each parameter's own; ours are all the same. After infinitely many steps
         # there is nothing left to correct.
         done = float(self.updates) if self._options.bias_correction else math.inf
         step = torch.tensor(done, device=values[0].device)
         adamw(
             values,
-            [gradient.float() for gradient in gradients if gradient is not None],
+            [at_least_float32(self._own(gradients[name])) for name in names],
             [self._moments[f"exp_avg.{name}"] for name in names],
             [self._moments[f"exp_avg_sq.{name}"] for name in names],
             [],
@@ -144,8 +161,11 @@ class NamedAdamW(NamedOptimizer):
         )
 
     def state(self) -> Mapping[str, Tensor]:
-        """The moments, ``<moment>.<parameter name>``; empty before the first update."""
-        return self._moments if self.updates else {}
+        """The moments, ``<moment>.<parameter name>``; empty before the first update. All processes take part."""
+        if not self.updates:
+            return {}
+        shapes = {name: parameter.shape for name, parameter in self.parameters.items()}
+        return {key: self._shards.whole(moment, shapes[key.partition(".")[2]]) for key, moment in self._moments.items()}
 
     def load_state(self, tensors: Mapping[str, Tensor], updates: int, notes: Mapping[str, Any] = _NO_NOTES) -> None:
         """Take over moments (copied) and the number of updates that made them.
@@ -156,14 +176,15 @@ class NamedAdamW(NamedOptimizer):
         require_same_kind(notes, "AdamW")
         if updates == 0:
             return  # zeros, as they are
-        for key, moment in self._moments.items():
+        for key in self._moments:
             if key not in tensors:
                 raise CheckpointError(f"optimizer state {key}: missing in the checkpoint")
-            if tensors[key].shape != moment.shape:
-                shapes = f"{tuple(tensors[key].shape)} in the checkpoint, {tuple(moment.shape)} in the model"
+            shape = self.parameters[key.partition(".")[2]].shape
+            if tensors[key].shape != shape:
+                shapes = f"{tuple(tensors[key].shape)} in the checkpoint, {tuple(shape)} in the model"
                 raise CheckpointError(f"optimizer state {key}: shape {shapes}")
         for key, moment in self._moments.items():
-            moment.copy_(tensors[key])
+            moment.copy_(self._own(tensors[key]))
         self.updates = updates
 
 

@@ -6,14 +6,14 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from runformer.config.task import PluginOptimizerOptions
 from runformer.errors import CheckpointError, ConfigError, TrainingError
 from runformer.plugins.failures import blaming
 from runformer.plugins.registry import find
-from runformer.train.optimizer import NamedOptimizer, require_same_kind
+from runformer.train.optimizer import HasParameters, NamedOptimizer, require_same_kind
 
 _PLAIN = (bool, int, float, type(None))
 _RUN_SETS = ("params", "names", "lr")  # of a group; all else is the optimizer's
@@ -34,7 +34,7 @@ class NamedPluginOptimizer(NamedOptimizer):
         ConfigError: the plug-in fails, or makes something else.
     """
 
-    def __init__(self, model: nn.Module, options: PluginOptimizerOptions, first_rate: float) -> None:
+    def __init__(self, model: HasParameters, options: PluginOptimizerOptions, first_rate: float) -> None:
         super().__init__(model)
         self.plugin = find("optimizer", options.kind)
         groups = [

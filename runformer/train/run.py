@@ -10,17 +10,21 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runformer.checkpoint import CheckpointStore
+from runformer.checkpoint import CheckpointStore, TrainingState
 from runformer.config.launched import launched
 from runformer.config.task import PluginOptimizerOptions, SaveOptions, Task, TrainTask
+from runformer.data.batch import TokenBatch
 from runformer.data.loader import BatchLoader
 from runformer.errors import Preempted
-from runformer.models.decoder import CausalLM
 from runformer.observe import MetricsWriter, Progress, StepRow, append_row, read_rows, setup_logging
 from runformer.observe.pulse import pulse
 from runformer.parallel.compiler import eagerly
 from runformer.parallel.device import resolve_device
 from runformer.parallel.group import Group, alone, join
+from runformer.parallel.mesh import Mesh, lay_out
+from runformer.parallel.model import ParallelModel
+from runformer.parallel.shards import Shards
+from runformer.parallel.strategy import write_strategies
 from runformer.plugins import RunFacts
 from runformer.plugins.facts import StepFacts
 from runformer.train.callbacks import Callbacks, step_facts
@@ -47,7 +51,7 @@ class TrainingRun:
     step: TrainStep
     loader: BatchLoader
     schedule: Callable[[int], float]
-    group: Group
+    mesh: Mesh
     store: CheckpointStore | None
     callbacks: Callbacks
     evaluator: Evaluator | None
@@ -73,7 +77,7 @@ class TrainingRun:
             total_steps=self.total_steps,
             steps_done=self.position.step,
             batch_size=self.loader.batch_size,
-            parameters=sum(parameter.numel() for parameter in self.step.optimizer.parameters.values()),
+            parameters=sum(p.numel() for p in self.step.model.whole.values() if p.requires_grad),
         )
 
 
@@ -88,48 +92,57 @@ def train(task: Task) -> None:
     pulse().stamp(0, "start")
     setup_logging(task.output_dir / "log", rank, notices=task.notices)
     pulse().stamp(0, "join")
-    group = join(resolve_device(task.device))
+    world = join(resolve_device(task.device))
     task = resume_after_restart(task)
     pulse().stamp(0, "load")
-    run = prepare(task, group)
+    run = prepare(task, world)
+    if task.parallel.devices > 1:
+        _save_strategy(run)
     if not task.load.resume:
-        group.first(lambda: set_aside_earlier_run(task.output_dir))
+        world.first(lambda: set_aside_earlier_run(task.output_dir))
     if run.position.step >= run.total_steps:
         logger.info("nothing left to do: step %d of %d is done", run.position.step, run.total_steps)
     else:
         fit(run)
     pulse().stamp(run.position.step, "end")
-    group.leave()
+    world.leave()
 
 
-def prepare(task: Task, group: Group | None = None) -> TrainingRun:
+def _save_strategy(run: TrainingRun) -> None:
+    model, mesh, task = run.step.model, run.mesh, run.task
+    folder, ranks = task.output_dir / "strategy", [mesh.world.rank]
+    write_strategies(folder, ranks, mesh.options, model.options, model.precision, task.model.lora)
+
+
+def prepare(task: Task, world: Group | None = None) -> TrainingRun:
     """Open the data, build the model, and bring both to where the run starts."""
     assert task.train is not None, "the task trains"
     options = task.train
-    group = group or alone(resolve_device(task.device))
+    mesh = lay_out(task.parallel, world or alone(resolve_device(task.device)))
     check_tokenizer(task)
-    loader = open_data(task, group)
-    evaluator = None if task.evaluation is None else Evaluator(task, group)
+    loader = open_data(task, mesh)
+    evaluator = None if task.evaluation is None else Evaluator(task, mesh)
     schedule = make_schedule(options.schedule, steps_per_epoch=loader.steps_per_epoch, epochs=options.epochs)
-    callbacks = Callbacks(options.callbacks if group.is_first else ())
-    model, _ = build_for_training(task, group.device)
+    callbacks = Callbacks(options.callbacks if mesh.world.is_first else ())
+    model, _ = build_for_training(task, mesh)
     optimizer = make_optimizer(model, options, schedule)
     scaler = LossScaler(options.loss_scale)
     pulse().stamp(0, "meet")
-    step = TrainStep(model, optimizer, scaler, options.max_grad_norm, task.seed, group, options.loss_mean)
-    run = TrainingRun(task, options, step, loader, schedule, group, _store(task, options.save), callbacks, evaluator)
+    step = TrainStep(model, optimizer, scaler, options.max_grad_norm, task.seed, options.loss_mean)
+    run = TrainingRun(task, options, step, loader, schedule, mesh, _store(task, options.save), callbacks, evaluator)
     if task.load.resume:
         pulse().stamp(0, "load")
         run.position = resume(task, step, loader)
         pulse().stamp(0, "meet")
-        require_agreement(group, run.position.step)
+        require_agreement(mesh.world, run.position.step)
     return run
 
 
-def make_optimizer(model: CausalLM, options: TrainTask, schedule: Callable[[int], float]) -> NamedOptimizer:
+def make_optimizer(model: ParallelModel, options: TrainTask, schedule: Callable[[int], float]) -> NamedOptimizer:
     """The optimizer of a run, before its first update."""
     if not isinstance(options.optimizer, PluginOptimizerOptions):
-        return NamedAdamW(model, options.optimizer)
+        mesh = model.mesh
+        return NamedAdamW(model, options.optimizer, Shards(mesh.replicas) if mesh.options.shard_optimizer else None)
     # Imported late: PyTorch's optimizer classes import its compiler, which takes a second.
     from runformer.train.plugin_optimizer import NamedPluginOptimizer
 
@@ -160,10 +173,10 @@ def _store(task: Task, save: SaveOptions | None) -> CheckpointStore | None:
 
 def fit(run: TrainingRun) -> None:
     """The loop: batch, step, report, save; it ends early where a callback or a signal says so."""
-    position, loader, group = run.position, run.loader, run.group
+    position, loader, is_first = run.position, run.loader, run.mesh.world.is_first
     with (
-        MetricsWriter(run.metrics_path) if group.is_first else nullcontext() as metrics,
-        Progress(run.total_steps, position.step, enabled=group.is_first) as progress,
+        MetricsWriter(run.metrics_path) if is_first else nullcontext() as metrics,
+        Progress(run.total_steps, position.step, enabled=is_first) as progress,
         loader.batches(position.samples) as batches,
         StopSignals() as signals,
     ):
@@ -179,7 +192,7 @@ def fit(run: TrainingRun) -> None:
             batch = next(batches)
             waited = time.perf_counter() - started
             learning_rate = run.schedule(run.step.optimizer.updates)
-            micro_batches = batch.split(run.options.batch_size)
+            micro_batches = _micro_batches(run, batch)
             result = run.step(number, micro_batches, learning_rate, lambda: signals.came)
             position.advance(samples, loader.steps_per_epoch)
             seconds = time.perf_counter() - started
@@ -197,16 +210,24 @@ def fit(run: TrainingRun) -> None:
         run.callbacks.on_train_end(facts)
 
 
+def _micro_batches(run: TrainingRun, batch: TokenBatch) -> list[TokenBatch]:
+    """Cut this process's rows of a step; a pipeline needs as many micro-batches in each, of one size."""
+    rows = run.options.batch_size
+    if run.mesh.options.pipeline > 1:
+        batch = batch.padded(rows * run.options.accumulation_steps)
+    return batch.split(rows)
+
+
 def _earlier_rows(run: TrainingRun) -> Iterator[StepRow]:
     """The rows of the steps before a resume, which rank 0 has."""
-    if run.group.is_first:
+    if run.mesh.world.is_first:
         yield from (row for row in read_rows(run.metrics_path) if row.step <= run.position.step)
 
 
 def _wants_to_stop(run: TrainingRun, facts: StepFacts) -> bool:
     """Whether a callback ends the run; they are rank 0's, and the others hear of it."""
     stopping = run.callbacks.on_step_end(facts)
-    return run.group.any(stopping) if run.options.callbacks else stopping
+    return run.mesh.world.any(stopping) if run.options.callbacks else stopping
 
 
 def _evaluate(run: TrainingRun) -> None:
@@ -216,7 +237,7 @@ def _evaluate(run: TrainingRun) -> None:
     pulse().stamp(position.step, "evaluate")
     with eagerly():  # graphs of its shapes would change those that training gets later
         evaluation = run.evaluator(run.step.model, position.step, position.epoch)
-    if run.group.is_first:
+    if run.mesh.world.is_first:
         append_row(evaluation_path(run.task.output_dir), evaluation)
 
 
@@ -228,12 +249,12 @@ def _is_due(run: TrainingRun, *, stopping: bool) -> bool:
 def save(run: TrainingRun) -> None:
     """Write a checkpoint of where the run stands. Rank 0 does it; no other goes on before it is on disk."""
     pulse().stamp(run.position.step, "save")
-    run.group.first(lambda: _save(run))
-
-
-def _save(run: TrainingRun) -> None:
-    assert run.store is not None, "the task saves"
     state = capture(run.step, run.position, batch_size=run.loader.batch_size, seed=run.task.seed)
+    run.mesh.world.first(lambda: _save(run, state))
+
+
+def _save(run: TrainingRun, state: TrainingState) -> None:
+    assert run.store is not None, "the task saves"
     folder = run.store.save(state)
     logger.info("saved %s", folder)
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runformer.checkpoint import TrainingState, WeightSource, find_resume, load_weights
+from torch import Tensor
+
+from runformer.checkpoint import TrainingState, WeightSource, find_resume, load_parts
 from runformer.config.task import Task
 from runformer.data.loader import BatchLoader
 from runformer.errors import CheckpointError
+from runformer.models.part import Part
 from runformer.parallel.group import Group
+from runformer.parallel.model import ParallelModel
+from runformer.train.optimizer import MOMENTS
 from runformer.train.step import TrainStep
 
 logger = logging.getLogger(__name__)
@@ -44,8 +50,35 @@ def capture(step: TrainStep, position: TrainingPosition, *, batch_size: int, see
     }
     if notes := step.optimizer.notes():
         common["optimizer"] = notes
-    model = {name: parameter.detach() for name, parameter in step.model.named_parameters()}
-    return TrainingState(model, step.optimizer.state(), common)
+    return TrainingState(*gather_state(step.model, step.optimizer.state()), common)
+
+
+def gather_state(
+    model: ParallelModel, optimizer: Mapping[str, Tensor]
+) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    """All parameters and the optimizer's state, whole, on rank 0, which writes them; all processes take part."""
+    held = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    if model.mesh.model.size == 1:
+        return held, optimizer
+    kinds = [f"{moment}." for moment in MOMENTS] if optimizer else []
+    return model.gather(held), model.gather(optimizer, kinds)
+
+
+class _Held(Mapping[str, Tensor]):
+    """What a process holds of an optimizer's state, ``<key>.<parameter name>``."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], parts: Mapping[str, Part]) -> None:
+        self._tensors, self._parts = tensors, parts
+
+    def __getitem__(self, key: str) -> Tensor:
+        tensor, part = self._tensors[key], self._parts.get(key.partition(".")[2])
+        return part.take(tensor) if part is not None and tuple(tensor.shape) == part.shape else tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
 
 
 def resume(task: Task, step: TrainStep, loader: BatchLoader) -> TrainingPosition:
@@ -55,10 +88,11 @@ def resume(task: Task, step: TrainStep, loader: BatchLoader) -> TrainingPosition
         CheckpointError: there is none, or it is of another model, optimizer or global batch size.
     """
     source = find_resume(task.load, task.output_dir, step.model.options)
-    load_weights(source, dict(step.model.named_parameters()), tied=step.model.options.tie_embeddings)
+    load_parts(source, step.model)
     position, updates = _position(source, loader)
     assert source.common is not None, "find_resume gives training checkpoints"
-    step.optimizer.load_state(source.tensors, updates, source.common.get("optimizer", {}))
+    state = _Held(source.tensors, step.model.parts)
+    step.optimizer.load_state(state, updates, source.common.get("optimizer", {}))
     if "loss_scale" in source.common:
         step.scaler.load_state_dict(source.common["loss_scale"])
     logger.info("resuming after step %d from %s", position.step, source.path)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-import xxhash
 from torch import Tensor
 
 from runformer.config.task import LossMean
@@ -16,9 +15,11 @@ from runformer.data import IGNORED
 from runformer.data.batch import TokenBatch
 from runformer.errors import TrainingError
 from runformer.models.decoder import CausalLM
+from runformer.models.randomness import key_of
 from runformer.observe.pulse import pulse
-from runformer.parallel.group import Group, alone, collecting_gradients, copy_over_ranks
-from runformer.train.loss import cross_entropy
+from runformer.parallel.inputs import Inputs
+from runformer.parallel.model import ParallelModel
+from runformer.train.loss import cross_entropy, vocabulary_of
 from runformer.train.loss_scale import LossScaler
 from runformer.train.optimizer import NamedOptimizer
 
@@ -48,23 +49,21 @@ class TrainStep:
     """Turns the micro-batches of one step into one update of the model, together with the other ranks.
 
     Args:
-        model: this rank's copy.
+        model: this rank's part of it.
         optimizer: of its parameters.
         scaler: the loss scale.
         max_grad_norm: to which gradients are clipped; None: they are not.
         seed: of dropout.
-        group: the ranks that share every global batch.
         loss_mean: what the loss is a mean over.
     """
 
     def __init__(
         self,
-        model: CausalLM,
+        model: ParallelModel,
         optimizer: NamedOptimizer,
         scaler: LossScaler,
         max_grad_norm: float | None,
         seed: int,
-        group: Group | None = None,
         loss_mean: LossMean = "global",
     ) -> None:
         self.model = model
@@ -72,8 +71,7 @@ class TrainStep:
         self.scaler = scaler
         self.max_grad_norm = max_grad_norm
         self.seed = seed
-        self.group = group or alone(model.device)
-        self._copy = copy_over_ranks(model, self.group)
+        self._replicas = model.mesh.replicas
         self._loss_mean = loss_mean
         # Only float16 gradients can underflow; a scale would leave all others as they are.
         self._scales_loss = model.precision.compute == "float16"
@@ -97,14 +95,15 @@ class TrainStep:
             TrainingError: the loss, or without dynamic loss scaling a gradient, is not finite.
         """
         pulse().stamp(number, "tokens")
-        divisors = self._divisors(micro_batches)
+        # Keyed by place in the run: a resumed run draws the same numbers, with no generator state to save.
+        self.model.set_key(key_of(self.seed, number))
+        begins = itertools.accumulate(map(len, micro_batches), initial=0)
+        inputs = [self.model.inputs(batch, begin) for batch, begin in zip(micro_batches, begins, strict=False)]
+        divisors = self._divisors(inputs)
         pulse().stamp(number, "forward")
-        losses = []
-        for index, (batch, divisor) in enumerate(zip(micro_batches, divisors, strict=True)):
-            self._seed_dropout(number, index)
-            losses.append(self._forward_backward(number, batch, divisor, last=index == len(micro_batches) - 1))
+        losses = self._forward_backward(number, inputs, divisors)
         pulse().stamp(number, "loss")
-        loss, local_loss, stop = self._agree(torch.stack(losses).sum(), told_to_stop())
+        loss, local_loss, stop = self._agree(losses, told_to_stop())
         if not math.isfinite(loss):
             raise TrainingError(f"step {number}: the loss is {loss}", hint=_NOT_FINITE)
         pulse().stamp(number, "update")
@@ -121,62 +120,66 @@ class TrainStep:
         grad_norm = norm if self.max_grad_norm is not None else None
         return StepResult(loss, local_loss, grad_norm, overflow, loss_scale, stop)
 
-    def _divisors(self, micro_batches: Sequence[TokenBatch]) -> list[float | Tensor]:
+    def _divisors(self, micro_batches: Sequence[Inputs]) -> list[float | Tensor]:
         """What each micro-batch's sum of token losses is divided by.
 
         Normalised by the tokens of the whole batch, so that neither accumulation nor ranks ever change the curve.
         """
-        counts = [int((batch.labels_BL != IGNORED).sum()) for batch in micro_batches]
+        counts = [int((batch.labels_BC != IGNORED).sum()) for batch in micro_batches]
         if self._loss_mean == "micro_batch":
-            most = max(self.group.gather(len(counts)))
+            most = max(self._replicas.gather(len(counts)))
             over_ranks = self._sum_of(counts + [0] * (most - len(counts)))
             return [over_ranks[index].clamp_min(1) * most for index in range(len(counts))]
-        if self._loss_mean == "global" and self.group.size > 1:
+        if self._loss_mean == "global" and self._replicas.size > 1:
             return [self._sum_of([sum(counts)])[0].clamp_min(1)] * len(counts)
         return [float(max(1, sum(counts)))] * len(counts)
 
     def _sum_of(self, counts: list[int]) -> Tensor:
-        """Counts of tokens over all ranks, float32 on the device."""
-        return self.group.sum(torch.tensor(counts, device=self.model.device)).float()
+        """Counts of tokens over all replicas, float32 on the device."""
+        return self._replicas.sum(torch.tensor(counts, device=self.model.device)).float()
 
-    def _seed_dropout(self, number: int, micro_batch: int) -> None:
-        # Keyed by place in the run: a resumed run draws the same numbers, with no generator state to save.
-        rank = f":{self.group.rank}" if self.group.rank else ""
-        key = f"{self.seed}:{number}:{micro_batch}{rank}".encode()
-        torch.manual_seed(xxhash.xxh3_64_intdigest(key) >> 1)
+    def _forward_backward(
+        self, number: int, micro_batches: Sequence[Inputs], divisors: Sequence[float | Tensor]
+    ) -> Tensor:
+        """Add up gradients; the sum of the losses that were computed here."""
+        scale = self.scaler.scale if self._scales_loss else 1.0
+        vocabulary = vocabulary_of(self.model)
+        last = len(micro_batches) - 1
 
-    def _forward_backward(self, number: int, batch: TokenBatch, divisor: float | Tensor, *, last: bool) -> Tensor:
-        batch = batch.to(self.model.device)
-        # Gradients go over the network once a step, with the last micro-batch.
-        with nullcontext() if last else collecting_gradients(self._copy):
-            hidden_BLD = self._copy(batch.inputs_BL, mask=attention_mask(batch))
-            loss = cross_entropy(hidden_BLD, self.model.head_weight_VD, batch.labels_BL, divisor)
-            if last:
+        def loss_of(model: CausalLM, hidden_BCD: Tensor, inputs: Inputs, index: int) -> Tensor:
+            weight_VD, labels_BC = model.head_weight_VD, inputs.labels_BC
+            loss = cross_entropy(hidden_BCD, weight_VD, labels_BC, divisors[index], vocabulary)
+            if index == last:
                 pulse().stamp(number, "backward")
-            (loss * self.scaler.scale if self._scales_loss else loss).backward()
-        return loss.detach()
+            return loss * scale if scale != 1 else loss
+
+        losses = self.model.forward_backward(micro_batches, loss_of)
+        total = torch.stack(losses).sum() if losses else torch.zeros((), device=self.model.device)
+        return total.detach() / scale
 
     def _agree(self, loss: Tensor, stop: bool) -> tuple[float, float, bool]:
         """The global loss, this rank's own, and whether some rank was told to stop."""
-        if self.group.size == 1:
-            value = loss.item()
-            return value, value, stop
+        world = self.model.mesh.world
         local = loss.item()
-        total, stops = self.group.sum(torch.stack([loss, torch.full_like(loss, stop)])).tolist()
+        if world.size == 1:
+            return local, local, stop
+        known = local if self.model.answers_for_loss else 0.0
+        total, stops = world.sum(torch.tensor([known, stop], dtype=torch.float64, device=world.device)).tolist()
         if self._loss_mean in ("rank_summed", "rank_averaged"):
-            return total / self.group.size, local, stops > 0
+            return total / self._replicas.size, local, stops > 0
         return total, total, stops > 0
 
     def _finish_gradients(self) -> tuple[float | None, bool]:
-        """Unscale, average and clip; the norm where it is known, and whether a gradient is not finite."""
+        """Finish, unscale, average and clip; the norm where it is known, and whether a gradient is not finite."""
+        self.model.finish_gradients()
         factor = 1 / self.scaler.scale if self._scales_loss else 1.0
         if self._loss_mean == "rank_averaged":
-            factor /= self.group.size
+            factor /= self._replicas.size
         if factor != 1:
             self.optimizer.scale_gradients(factor)
         if self.max_grad_norm is None and not self.scaler.dynamic:
             return None, False
-        norm = self.optimizer.gradient_norm()
+        norm = self.model.norm(self.optimizer.gradients())
         if self.max_grad_norm is not None and math.isfinite(norm):
             self.optimizer.clip_gradients(self.max_grad_norm, norm)
         return norm, not math.isfinite(norm)
@@ -186,17 +189,3 @@ _NOT_FINITE = (
     "lower the learning rate (lr_schedule.learning_rate) or clip gradients (runner_wrapper.use_clip_grad); "
     "with float16, use bfloat16 or a dynamic scale_sense; the last checkpoint is as it was"
 )
-
-
-def attention_mask(batch: TokenBatch) -> Tensor | None:
-    """Which keys each query sees, boolean ``(B, 1, L, L)``; None where plain causal attention gives the same.
-
-    Keys that are padding are hidden, in the middle of a row too, as the original does. A query always sees
-    itself: a row of the mask without any key would give NaN.
-    """
-    if not batch.needs_key_mask:
-        return None
-    length = batch.inputs_BL.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=batch.inputs_BL.device).tril()
-    itself = torch.eye(length, dtype=torch.bool, device=causal.device)
-    return (causal & batch.keep_BL[:, None, None, :]) | itself

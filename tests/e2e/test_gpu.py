@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from runformer.config.task import ModelOptions, Precision
 from runformer.models.build import build_model, initialise
+from runformer.parallel.compose import undivided
 from runformer.parallel.group import Group, copy_over_ranks
 from runformer.predict.engine import Generator
 from runformer.predict.settings import LengthLimit, Settings
@@ -126,6 +127,7 @@ def test_answers_are_those_of_a_cpu(compiled: bool) -> None:
         prepare_for_generation(model)
         settings = Settings(max_new_tokens=24)
         lengths = LengthLimit(settings, options.max_positions)
-        engine = Generator(model, settings, eos_ids=frozenset(), lengths=lengths, compile=compiled and device == "cuda")
+        compiles = compiled and device == "cuda"
+        engine = Generator(undivided(model), settings, eos_ids=frozenset(), lengths=lengths, compile=compiles)
         answers.append(engine.generate(prompts))
     assert answers[0] == answers[1]

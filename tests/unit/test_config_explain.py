@@ -58,7 +58,7 @@ def test_an_explanation_has_meaning_values_effect_and_other_names() -> None:
     ]
     assert "at most 4294967295; 1 if left out" in explain("seed")
     assert "No effect here: " in explain("context.jit_level")
-    assert "Not supported: " in explain("only_save_strategy")
+    assert "Not supported: " in explain("lr_scale")
 
 
 def test_a_section_lists_its_keys_and_a_list_its_kinds() -> None:

@@ -181,7 +181,7 @@ def test_help_groups_the_flags_and_says_what_has_no_effect(capsys: pytest.Captur
     assert text.index(" basic: ") < text.index(" weights: ") < text.index(" training: ") < text.index(" inference: ")
     assert all(f"--{name} " in text for name in ORIGINAL_FLAGS)
     assert "No effect here: a service of Huawei's cloud." in text
-    assert "Not supported: strategy files are not built yet." in text
+    assert "Not supported: only text can be predicted." in text
 
 
 @settings(max_examples=60, deadline=None)

@@ -119,14 +119,44 @@ def test_copies_of_a_model_are_trained(tmp_path: Path, monkeypatch: pytest.Monke
     assert "a launcher started 2: start one, or set it to True" in error_of(tmp_path, text, "--use_parallel", "False")
 
 
-def test_a_split_model_is_planned_and_not_run_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_split_model_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     launch(monkeypatch, 2)
     task = load(tmp_path, parallel_text("model_parallel: 2"))
-    assert task.parallel.devices == 2
-    expected = "task.yaml:15:35: parallel_config.model_parallel is above 1, and a model is not split over devices yet"
-    assert [text.partition(": data_parallel")[0] for text in task.not_built] == [expected]
-    with pytest.raises(ConfigError, match=r"not split over devices yet: .*\n  hint: --dry_run True plans it"):
-        task.require_built()
+    assert task.parallel == ParallelOptions(tensor=2)
+    task.require_built()
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "chunks", "expected"),
+    [("1f1b", 1, "1F1B"), ("gpipe", 1, "GPipe"), ("1f1b", 2, "Interleaved1F1B"), ("gpipe", 2, "LoopedBFS")],
+)
+def test_a_pipeline_has_a_schedule(tmp_path: Path, scheduler: str, chunks: int, expected: str) -> None:
+    text = parallel_text(
+        "pipeline_stage: 2, micro_batch_num: 4", f"parallel: {{pipeline_config: {{pipeline_scheduler: {scheduler}}}}}"
+    )
+    changes = ("--model.model_config.pp_interleave_num", str(chunks), "--model.model_config.num_layers", "4")
+    task = load(tmp_path, text, *PLAN, *changes)
+    assert task.parallel == ParallelOptions(pipeline=2, chunks=chunks, schedule=expected)
+
+
+@pytest.mark.parametrize(
+    ("offset", "expected"), [("0", None), ("1", (-1, 2)), ("[0, 1]", (0, 1)), ("[1, 0]", (1, 0)), ("[[1, 0]]", (1, 0))]
+)
+def test_offset_moves_layers_between_stages(tmp_path: Path, offset: str, expected: tuple[int, ...] | None) -> None:
+    text = parallel_text("pipeline_stage: 2, micro_batch_num: 4")
+    changes = ("--model.model_config.num_layers", "5", "--model.model_config.offset", offset)
+    assert load(tmp_path, text, *PLAN, *changes).parallel.extra_layers == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("False", False), ("True", True), ("[2, 1]", (2, 1)), ("[[1, 0], [0, 1]]", (1, 0, 0, 1))],
+)
+def test_layers_are_recomputed(tmp_path: Path, value: str, expected: bool | tuple[int, ...]) -> None:
+    text = parallel_text("pipeline_stage: 2, micro_batch_num: 4", f"recompute_config: {{recompute: {value}}}")
+    assert load(tmp_path, text, *PLAN).parallel.recompute == expected
+    alone = load(tmp_path, MINIMAL + "recompute_config: {recompute: True}\n")
+    assert alone.parallel == ParallelOptions(recompute=True)
 
 
 @pytest.mark.parametrize(
@@ -152,6 +182,12 @@ def test_a_split_model_is_planned_and_not_run_yet(tmp_path: Path, monkeypatch: p
             "parallel: {full_batch: False, dataset_strategy: [[4, 1], [4, 1]]}",
             "dataset_strategy splits rows into 4, but parallel_config.data_parallel is 2",
         ),
+        ("data_parallel: 2", "parallel: {parallel_mode: 3}", "is 3 (HYBRID_PARALLEL), in which a model splits itself"),
+        (
+            "pipeline_stage: 2, micro_batch_num: 3",
+            "recompute_config: {recompute: sometimes}",
+            "recompute_config.recompute must be True, False, or numbers of layers",
+        ),
         ("data_parallel: 2", "parallel: {parallel_mode: 7}", "must be 0 (DATA_PARALLEL), 1 (SEMI_AUTO_PARALLEL)"),
         ("data_parallel: 2", "parallel: {parallel_mode: SEMI_AUTO}", "did you mean 'SEMI_AUTO_PARALLEL'?"),
         ("data_parallel: 4", "transform_process_num: 3", "transform_process_num is 3, which does not divide the 4 dev"),
@@ -174,10 +210,40 @@ def test_rules(tmp_path: Path, config: str, more: str, expected: str) -> None:
     assert message.startswith(("task.yaml:", "task.yaml: "))
 
 
+@pytest.mark.parametrize(
+    ("config", "model", "expected"),
+    [
+        (
+            "model_parallel: 4, context_parallel: 2, use_seq_parallel: True",
+            ("seq_length", "60"),
+            "use_seq_parallel shares positions out over 8 devices, which do not divide seq_length 60",
+        ),
+        (
+            "pipeline_stage: 2, micro_batch_num: 4",
+            ("pp_interleave_num", "2"),
+            "pp_interleave_num is 2: 4 stages, more than the model's 2 layers",
+        ),
+        (
+            "pipeline_stage: 2, micro_batch_num: 3",
+            ("pp_interleave_num", "2"),
+            "micro_batch_num is 3, which 2 devices do not divide",
+        ),
+        (
+            "pipeline_stage: 2, micro_batch_num: 3",
+            ("offset", "1"),
+            "offset is 1, and leaves the first stage none of its 1 layers",
+        ),
+    ],
+)
+def test_rules_of_splitting(tmp_path: Path, config: str, model: tuple[str, str], expected: str) -> None:
+    change = (f"--model.model_config.{model[0]}", model[1])
+    assert expected in error_of(tmp_path, parallel_text(config), *PLAN, *change)
+
+
 def test_rules_of_predicting(tmp_path: Path) -> None:
     text = f"run_mode: predict\nuse_parallel: True\nload_checkpoint: .\ninput_data: [a, b, c]\n{MODEL}"
-    message = error_of(tmp_path, text + "parallel_config: {pipeline_stage: 2}\n", *PLAN)
-    assert "parallel_config.pipeline_stage must be 1 to predict" in message
+    message = error_of(tmp_path, text + "parallel_config: {context_parallel: 2}\n", *PLAN)
+    assert "parallel_config.context_parallel must be 1 to predict" in message
     assert "micro_batch_num" not in message
     message = error_of(tmp_path, text + "predict_batch_size: 3\nparallel_config: {data_parallel: 2}\n", *PLAN)
     assert "predict_batch_size is 3, which parallel_config.data_parallel 2 does not divide" in message
@@ -220,5 +286,5 @@ def test_every_plan_that_is_offered_fits(asked: Sizes, devices: int) -> None:
     assert len(set(plans)) == len(plans) <= 3
     for plan in plans:
         assert math.prod(plan) == devices
-        assert OPTIONS.num_heads % plan.model == 0
+        assert plan.model <= OPTIONS.num_heads
         assert plan.pipeline <= OPTIONS.num_layers

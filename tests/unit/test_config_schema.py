@@ -199,7 +199,6 @@ def test_sections_of_the_other_run_mode_are_checked_but_not_talked_about(tmp_pat
 @pytest.mark.parametrize(
     "line",
     [
-        "only_save_strategy: True",
         "lr_scale: True",
         "data_skip_steps: 3",
         "train_dataset_task: {dataset_config: {repeat: 2}}",

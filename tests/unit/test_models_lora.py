@@ -75,7 +75,10 @@ def test_patterns_speak_mindformers_names(pattern: str, layers: set[str]) -> Non
     assert len(adapted) == OPTIONS.num_layers * len(layers)
 
 
-@pytest.mark.parametrize(("pattern", "words"), [("nothing", "matches no layer"), ("*", "no regular expression")])
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [("nothing", "matches no layer"), ("*", "no regular expression"), (".*", "matches the output layer")],
+)
 def test_useless_patterns_are_refused(pattern: str, words: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(words)):
         build(pattern)
@@ -94,7 +97,11 @@ def test_dropout_is_on_in_training_only() -> None:
         if ".lora_B." in name:
             torch.nn.init.normal_(parameter)
     assert torch.equal(model.eval()(tokens), model(tokens))
-    assert not torch.equal(model.train()(tokens), model(tokens))
+    learning = model.train()(tokens)
+    assert not torch.equal(learning, model.eval()(tokens))
+    assert torch.equal(learning, model.train()(tokens)), "the same place in a run"
+    model.place.key = torch.tensor(7)
+    assert not torch.equal(learning, model(tokens)), "another one"
 
 
 def test_initial_values_depend_on_seed_and_name_alone() -> None:

@@ -80,6 +80,14 @@ def test_a_step_keeps_what_was_estimated(precision: Precision, lora: LoraOptions
     assert abs(kept - estimated) <= 0.12 * kept, (kept, estimated)
 
 
+def test_recomputed_layers_keep_their_inputs() -> None:
+    task, options = ModelTask("x", OPTIONS, None), replace(OPTIONS, num_layers=4)
+    whole, half, none = (estimate(task, options, recompute=value)["activations"] for value in (False, (2,), True))
+    between = ROWS * LENGTH * options.hidden_size * 4
+    assert none == 4 * between + whole / 4, "each layer's input, and all of the one whose turn it is"
+    assert half == 2 * between + whole * 3 / 4
+
+
 def test_no_copies_of_weights_are_kept() -> None:
     """Half the bytes in the compute dtype are half the activations, and no more."""
     same, mixed = (estimate(ModelTask("x", OPTIONS, None, precision=precision)) for precision in PRECISIONS[:2])
@@ -122,7 +130,7 @@ def test_predicting_takes_weights_and_cache(tied: bool) -> None:
     model = build_model(options, precision, torch.device("meta"))
     elements = sum(p.numel() for p in model.parameters())
     assert kinds["weights"] == 2 * elements
-    cache = StaticCache(options, ROWS, LENGTH, dtype=torch.bfloat16, device=CPU)
+    cache = StaticCache(model, ROWS, LENGTH, dtype=torch.bfloat16, device=CPU)
     stored = [tensor for layer in cache.layers for tensor in (layer.keys_BGSK, layer.values_BGSK)]
     assert kinds["keys and values"] == sum(tensor.numel() * tensor.element_size() for tensor in stored)
 

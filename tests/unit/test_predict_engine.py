@@ -17,6 +17,7 @@ from runformer.errors import PredictError
 from runformer.models.build import build_model, initialise
 from runformer.models.decoder import CausalLM
 from runformer.models.families import options_from_config
+from runformer.parallel.compose import undivided
 from runformer.predict.engine import Generator
 from runformer.predict.settings import LengthLimit, Settings
 
@@ -67,7 +68,7 @@ def generator(model: CausalLM, *, eos: frozenset[int] = frozenset(), **options: 
     seed, compiled = options.pop("seed", 0), options.pop("compile", False)
     settings = Settings(**options)
     lengths = LengthLimit(settings, model.options.max_positions)
-    return Generator(model, settings, eos_ids=eos, lengths=lengths, seed=seed, compile=compiled)
+    return Generator(undivided(model), settings, eos_ids=eos, lengths=lengths, seed=seed, compile=compiled)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -17,6 +17,7 @@ from runformer.config.task import LoraOptions, ModelOptions, Precision
 from runformer.models.build import build_model, initialise
 from runformer.models.decoder import CausalLM
 from runformer.models.lora import LoraLinear
+from runformer.parallel.compose import undivided
 from runformer.predict import compiling, packed
 from runformer.predict.cache import round_up
 from runformer.predict.engine import Generator
@@ -125,8 +126,9 @@ def test_compiled_models_of_one_shape_keep_their_own_weights() -> None:
         model = make("tied", seed=seed)
         prepare_for_generation(model)
         lengths = LengthLimit(chosen, SIZES["max_positions"])
+        whole = undivided(model)
         texts = [
-            Generator(model, chosen, eos_ids=frozenset(), lengths=lengths, compile=compiled).generate(prompts)
+            Generator(whole, chosen, eos_ids=frozenset(), lengths=lengths, compile=compiled).generate(prompts)
             for compiled in (False, True)
         ]
         assert texts[0] == texts[1]
@@ -151,8 +153,9 @@ def test_more_shapes_than_may_be_compiled_run_eagerly_and_it_is_said(
     prepare_for_generation(model)
     chosen = Settings(max_new_tokens=4)
     lengths = LengthLimit(chosen, SIZES["max_positions"])
+    whole = undivided(model)
     eager, compiled = (
-        Generator(model, chosen, eos_ids=frozenset(), lengths=lengths, compile=mode) for mode in (False, True)
+        Generator(whole, chosen, eos_ids=frozenset(), lengths=lengths, compile=mode) for mode in (False, True)
     )
     for prompts in ([[5, 17, 3]], [[5, 17, 3], [9, 2, 8]], [[1, 2, 3]] * 3):
         assert compiled.generate(prompts) == eager.generate(prompts)

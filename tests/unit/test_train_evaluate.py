@@ -33,6 +33,7 @@ from runformer.models.decoder import CausalLM
 from runformer.observe import EvaluationRow, append_row
 from runformer.observe.evaluation import parse_evaluation
 from runformer.parallel.compiler import eagerly
+from runformer.parallel.compose import undivided
 from runformer.train.evaluate import Evaluator, evaluate
 from runformer.train.state import TrainingPosition
 
@@ -106,7 +107,7 @@ def of_transformers(ours: CausalLM, tokens: np.ndarray, labels: np.ndarray) -> t
 
 def test_the_loss_is_that_of_transformers(task: Task, rows: tuple[Path, np.ndarray, np.ndarray]) -> None:
     ours = model()
-    row = Evaluator(task)(ours, 5, 2)
+    row = Evaluator(task)(undivided(ours), 5, 2)
     expected, count = of_transformers(ours, rows[1], rows[2])
     assert row.loss == pytest.approx(expected, abs=1e-5)
     assert row.perplexity == pytest.approx(math.exp(expected), rel=1e-5)
@@ -117,20 +118,22 @@ def test_the_loss_is_that_of_transformers(task: Task, rows: tuple[Path, np.ndarr
 def test_batches_do_not_change_it(task: Task, batch_size: int) -> None:
     assert task.evaluation is not None
     ours = model()
-    whole = Evaluator(task)(ours, None, None)
-    other = Evaluator(replace(task, evaluation=replace(task.evaluation, batch_size=batch_size)))(ours, None, None)
+    whole = Evaluator(task)(undivided(ours), None, None)
+    other = Evaluator(replace(task, evaluation=replace(task.evaluation, batch_size=batch_size)))(
+        undivided(ours), None, None
+    )
     assert other.loss == pytest.approx(whole.loss, abs=1e-6)
     assert other.tokens == whole.tokens
 
 
 def test_fewer_rows_where_the_task_says_so(task: Task, rows: tuple[Path, np.ndarray, np.ndarray]) -> None:
     ours = model()
-    first = Evaluator(with_data(task, num_samples=5))(ours, None, None)
+    first = Evaluator(with_data(task, num_samples=5))(undivided(ours), None, None)
     expected, count = of_transformers(ours, rows[1][:5], rows[2][:5])
     assert (first.loss, first.tokens) == (pytest.approx(expected, abs=1e-5), count)
-    assert Evaluator(with_data(task, drop_remainder=True))(ours, None, None).samples == 8
-    shuffled = Evaluator(with_data(task, shuffle=True))(ours, None, None)
-    assert shuffled.loss == pytest.approx(Evaluator(task)(ours, None, None).loss, abs=1e-6)
+    assert Evaluator(with_data(task, drop_remainder=True))(undivided(ours), None, None).samples == 8
+    shuffled = Evaluator(with_data(task, shuffle=True))(undivided(ours), None, None)
+    assert shuffled.loss == pytest.approx(Evaluator(task)(undivided(ours), None, None).loss, abs=1e-6)
 
 
 def test_the_model_and_random_numbers_are_left_as_they_were(task: Task) -> None:
@@ -138,7 +141,7 @@ def test_the_model_and_random_numbers_are_left_as_they_were(task: Task) -> None:
     before = {name: parameter.clone() for name, parameter in ours.named_parameters()}
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    Evaluator(task)(ours, None, None)
+    Evaluator(task)(undivided(ours), None, None)
     assert ours.training
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(before[name], parameter) for name, parameter in ours.named_parameters())
@@ -153,7 +156,7 @@ def test_dropout_of_adapters_is_off(task: Task) -> None:
         if ".lora_B." in name:
             torch.nn.init.normal_(parameter)
     ours.train()
-    losses = {Evaluator(task)(ours, None, None).loss for _ in range(3)}
+    losses = {Evaluator(task)(undivided(ours), None, None).loss for _ in range(3)}
     assert len(losses) == 1
 
 
@@ -186,7 +189,7 @@ def test_nothing_that_counts_is_an_error(task: Task, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=f"{path.name}: no token counts in the loss"):
             Evaluator(with_data(task, paths=(path,)))
     row = Evaluator(with_data(task, paths=(masked, write_rows(tmp_path / "one.mindrecord", [(tokens, tokens)]))))
-    assert row(model(), None, None).tokens == LENGTH
+    assert row(undivided(model()), None, None).tokens == LENGTH
 
 
 @pytest.mark.parametrize(
@@ -238,7 +241,7 @@ def test_a_loss_that_is_no_number_is_told_as_it_is(task: Task, caplog: pytest.Lo
     ours = model()
     with torch.no_grad():
         ours.model.norm.weight.fill_(math.nan)
-    row = Evaluator(task)(ours, 1, 1)
+    row = Evaluator(task)(undivided(ours), 1, 1)
     assert math.isnan(row.loss)
     assert json.loads(row.to_json())["loss"] is None
     assert [record.levelname for record in caplog.records][-1] == "WARNING"
@@ -287,16 +290,16 @@ def test_the_compiler_does_not_see_an_evaluation(task: Task) -> None:
         return graph
 
     eager, compiled = model(), model()
-    for layer in compiled.model.layers:
+    for layer in compiled.model.layers.values():
         layer.compile(backend=backend)
     batch = torch.ones(2, LENGTH, dtype=torch.int64)
     compiled(batch)
     count = len(graphs)
     assert count > 0
     with eagerly():
-        row = Evaluator(task)(compiled, None, None)
-    assert row.loss == Evaluator(task)(eager, None, None).loss
+        row = Evaluator(task)(undivided(compiled), None, None)
+    assert row.loss == Evaluator(task)(undivided(eager), None, None).loss
     compiled(batch)
     assert len(graphs) == count
-    Evaluator(task)(compiled, None, None)
+    Evaluator(task)(undivided(compiled), None, None)
     assert len(graphs) > count

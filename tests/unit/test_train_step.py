@@ -12,10 +12,12 @@ from runformer.data import IGNORED
 from runformer.data.batch import TokenBatch
 from runformer.errors import TrainingError
 from runformer.models.build import build_model, initialise
-from runformer.models.decoder import CausalLM
+from runformer.parallel.compose import undivided
+from runformer.parallel.inputs import attention_mask
+from runformer.parallel.model import ParallelModel
 from runformer.train.loss_scale import LossScaler
 from runformer.train.optimizer import NamedAdamW
-from runformer.train.step import TrainStep, attention_mask
+from runformer.train.step import TrainStep
 
 OPTIONS = ModelOptions(50, 32, 48, 2, 4, 2, 8, 64, initializer_range=0.2)
 PAD = 0
@@ -30,7 +32,7 @@ def make_step(
 ) -> TrainStep:
     model = build_model(OPTIONS, precision, torch.device("cpu"), lora)
     initialise(model, 1)
-    return TrainStep(model, NamedAdamW(model, OptimizerOptions()), LossScaler(scale), max_grad_norm, seed=3)
+    return TrainStep(undivided(model), NamedAdamW(model, OptimizerOptions()), LossScaler(scale), max_grad_norm, seed=3)
 
 
 def make_batch(rows: int = 4, length: int = 12, seed: int = 0, padding: float = 0.2) -> TokenBatch:
@@ -43,8 +45,8 @@ def make_batch(rows: int = 4, length: int = 12, seed: int = 0, padding: float = 
     return TokenBatch.of(inputs, labels, keep)
 
 
-def weights(model: CausalLM) -> list[torch.Tensor]:
-    return [parameter.detach().clone() for parameter in model.parameters()]
+def weights(model: ParallelModel) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for _, parameter in model.named_parameters()]
 
 
 @settings(max_examples=25, deadline=None)
@@ -65,7 +67,7 @@ def test_hidden_padding_cannot_be_seen(seed: int, rows: int, length: int) -> Non
 def test_without_padding_before_a_token_the_plain_causal_kernel_is_used() -> None:
     batch = make_batch(padding=0.0)
     assert attention_mask(batch) is None
-    model = make_step().model
+    (model,) = make_step().model.stages
     explicit = torch.ones(12, 12, dtype=torch.bool).tril()[None, None]
     with torch.no_grad():
         torch.testing.assert_close(model(batch.inputs_BL), model(batch.inputs_BL, mask=explicit))
@@ -80,7 +82,7 @@ def test_micro_batches_of_any_size_learn_the_same(rows: int) -> None:
     assert one.grad_norm == pytest.approx(other.grad_norm, rel=1e-5)
     assert one.stop is other.stop is False
     # Adam's first step is the gradient's sign: nearly zero gradients may differ by the whole step.
-    for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+    for a, b in zip(weights(whole.model), weights(parts.model), strict=True):
         assert (a - b).abs().max() <= 2.1e-3
         assert (a - b).abs().mean() <= 1e-5
 
@@ -94,7 +96,7 @@ def test_loss_falls() -> None:
 def test_a_loss_that_is_not_finite_ends_the_run_before_the_update() -> None:
     step = make_step()
     with torch.no_grad():
-        step.model.model.norm.weight[0] = float("nan")
+        dict(step.model.named_parameters())["model.norm.weight"][0] = float("nan")
     before = weights(step.model)
     with pytest.raises(TrainingError, match="step 5: the loss is nan"):
         step(5, [make_batch()], 1e-3)

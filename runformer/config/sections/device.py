@@ -6,9 +6,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from runformer.config.schema import no_effect, sets
-from runformer.config.sections.reasons import ASCEND, MOE, PARALLEL, RECOMPUTE, STRATEGY
+from runformer.config.schema import group, no_effect, sets
+from runformer.config.sections.reasons import ALWAYS, ASCEND, MOE, PARALLEL, RECOMPUTE, STRATEGY
 
+_SCHEDULERS = ("1f1b", "gpipe", "seqpipe", "seqsmartvpp")
 _DEVICES = 2**20  # of one dimension: more than any cluster has
 
 
@@ -45,6 +46,16 @@ class Context:
 
 
 @dataclass(frozen=True, slots=True)
+class PipelineConfig:
+    """``parallel.pipeline_config``: in which order stages compute."""
+
+    pipeline_interleave: bool | None = no_effect(ALWAYS, "Whether a device may have several stages.")
+    pipeline_scheduler: str | None = sets(
+        "parallel.schedule", "Order of forward and backward passes.", choices=_SCHEDULERS
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Parallel:
     """``parallel``: MindSpore's parallel context."""
 
@@ -71,7 +82,7 @@ class Parallel:
     strategy_ckpt_load_file: str | None = no_effect(STRATEGY, "Strategy file to start from.")
     strategy_ckpt_config: dict[str, Any] | None = no_effect(STRATEGY, "What the strategy file holds.")
     parallel_optimizer_config: dict[str, Any] | None = no_effect(PARALLEL, "How optimizer states are sharded.")
-    pipeline_config: dict[str, Any] | None = no_effect(PARALLEL, "How pipeline stages are scheduled.")
+    pipeline_config: PipelineConfig = group("How pipeline stages are scheduled.", PipelineConfig)
     auto_parallel_search_mode: str | None = no_effect(PARALLEL, "Former name of search_mode.")
     auto_pipeline: bool | None = no_effect(PARALLEL, "Whether the pipeline's layout is searched for.")
     device_num: int | None = no_effect(PARALLEL, "Number of devices.")
@@ -128,7 +139,7 @@ class ParallelConfig:
 class RecomputeConfig:
     """``recompute_config``: which activations are computed again instead of kept."""
 
-    recompute: Any = no_effect(RECOMPUTE, "Layers that are recomputed: a switch, or counts a stage.")
+    recompute: Any = sets("parallel.recompute", "Layers that are recomputed: a switch, or their number in each stage.")
     select_recompute: Any = no_effect(RECOMPUTE, "Operators that are recomputed.")
     select_comm_recompute: Any = no_effect(RECOMPUTE, "Communication operators that are recomputed.")
     select_recompute_exclude: Any = no_effect(RECOMPUTE, "Operators that are not recomputed.")

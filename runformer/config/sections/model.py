@@ -253,8 +253,12 @@ class ModelConfig:
     )
     apply_query_key_layer_scaling: bool | None = no_effect(KERNELS, "Whether attention is scaled by layer.")
     compute_in_2d: bool | None = no_effect(KERNELS, "Whether activations are flattened.")
-    offset: int | list[int] | list[list[int]] | None = no_effect(PARALLEL, "Layers moved between stages.")
-    pp_interleave_num: int | None = no_effect(PARALLEL, "Parts of a stage.", accepted=(1,))
+    offset: int | list[int] | list[list[int]] | None = sets(
+        "parallel.extra_layers", "Layers of each pipeline stage beyond an equal number."
+    )
+    pp_interleave_num: int | None = sets(
+        "parallel.chunks", "Number of stages of the pipeline that each device has.", least=1, most=_LAYERS
+    )
     fine_grain_interleave: int | None = no_effect(PARALLEL, "Parts of a layer that overlap.", accepted=(1,))
     use_past_shard: bool | None = no_effect(PARALLEL, "Whether the cache is split.")
     parallel_optimizer: bool | None = no_effect(PARALLEL, "Whether optimizer states are sharded.")

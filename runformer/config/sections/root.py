@@ -115,8 +115,8 @@ class Config:
     )
     transform_by_rank: bool | None = no_effect(CHECKPOINT, "Whether each device re-splits its own weights.")
     src_strategy_path_or_dir: str | None = no_effect(STRATEGY, "How the weights to load are split.")
-    only_save_strategy: bool | None = refused(
-        "strategy files are not built yet", "Whether only the strategy is written."
+    only_save_strategy: bool | None = sets(
+        "only_save_strategy", "Whether only the strategy files are written: which rank holds which part of the model."
     )
     remove_redundancy: bool | None = no_effect(PARALLEL, "Whether copies on other devices were left out.")
     balanced_load: bool | None = no_effect(PARALLEL, "Whether devices share reading of weights.")

@@ -1,0 +1,103 @@
+"""Every parallelism in one place and one order.
+
+Outline of a stage, without memory → recomputed layers → tensor split → memory → (weights and compiled layers, by
+whoever composes) → copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from runformer.config.task import LoraOptions, ModelOptions, ParallelOptions, Precision
+from runformer.models.build import materialise, outline
+from runformer.models.decoder import CausalLM
+from runformer.models.part import Part, Stage
+from runformer.parallel.group import Group, alone
+from runformer.parallel.mesh import Mesh, lay_out
+from runformer.parallel.model import ParallelModel
+from runformer.parallel.pipeline import Pipeline, stages_of
+from runformer.parallel.tensor import TensorSplit, split_tensors
+
+_TABLE = "model.embed_tokens.weight"
+
+
+def compose(options: ModelOptions, precision: Precision, lora: LoraOptions | None, mesh: Mesh) -> ParallelModel:
+    """This process's part of a model, in memory that holds whatever it held.
+
+    Args:
+        options: the shape of the whole model.
+        precision: the dtype of each part of it.
+        lora: adapters on it.
+        mesh: this process among the others.
+    """
+    layout = mesh.options
+    stages = stages_of(options.num_layers, layout.pipeline, layout.chunks, layout.extra_layers)
+    indices = stage_indices(mesh.place.pipeline, layout)
+    models = [outline(options, precision, lora, stages[index]) for index in indices]
+    for index, model in zip(indices, models, strict=True):
+        model.model.recomputed = _recomputed(stages[index], index, layout.recompute)
+    splits = [split_tensors(model, mesh.tensor, spread=layout.sequence_parallel) for model in models]
+    for model in models:
+        materialise(model, mesh.world.device)
+    pipeline = None
+    if layout.pipeline > 1:
+        spread = layout.tensor if layout.sequence_parallel else 1
+        schedule = layout.schedule
+        pipeline = Pipeline(models, indices, len(stages), mesh.pipeline, schedule=schedule, spread=spread)
+    return ParallelModel(
+        models,
+        mesh,
+        _parts_of(models, splits),
+        dict(outline(options, precision, lora).named_parameters()),
+        partial=frozenset().union(*(split.partial for split in splits)),
+        overlapping=frozenset().union(*(split.overlapping for split in splits)),
+        vocabulary=splits[-1].vocabulary,
+        pipeline=pipeline,
+    )
+
+
+def _recomputed(stage: Stage, index: int, recompute: bool | tuple[int, ...]) -> frozenset[int]:
+    if isinstance(recompute, bool):
+        return frozenset(stage.layers) if recompute else frozenset()
+    count = recompute[index] if index < len(recompute) else 0
+    return frozenset(stage.layers[:count])
+
+
+def outline_parts(
+    options: ModelOptions,
+    precision: Precision,
+    lora: LoraOptions | None,
+    layout: ParallelOptions,
+    stages: Sequence[Stage],
+    tensor: int,
+) -> dict[str, Part]:
+    """What a process of a layout holds of each parameter: by its stages, and its number among those that share them."""
+    group = Group(tensor, layout.tensor, torch.device("meta"))
+    models = [outline(options, precision, lora, stage) for stage in stages]
+    return _parts_of(models, [split_tensors(model, group, spread=layout.sequence_parallel) for model in models])
+
+
+def undivided(model: CausalLM) -> ParallelModel:
+    """A model that this process has alone, and whole."""
+    whole = dict(model.named_parameters())
+    parts = {name: Part.whole(tuple(parameter.shape)) for name, parameter in whole.items()}
+    mesh = lay_out(ParallelOptions(), alone(model.device))
+    return ParallelModel([model], mesh, parts, whole, vocabulary=(0, model.options.vocab_size))
+
+
+def stage_indices(pipeline: int, layout: ParallelOptions) -> list[int]:
+    """Which stages a process has, of all in the order of the layers: every process one, then every process another."""
+    return [chunk * layout.pipeline + pipeline for chunk in range(layout.chunks)]
+
+
+def _parts_of(models: Sequence[CausalLM], splits: Sequence[TensorSplit]) -> dict[str, Part]:
+    """What is held of each parameter; of a tied embedding the first stage owns what the last one has, too."""
+    parts: dict[str, Part] = {}
+    for model, split in zip(models, splits, strict=True):
+        parts |= split.parts
+        if _TABLE in split.parts and not model.model.stage.first:
+            parts[_TABLE] = replace(split.parts[_TABLE], owned=())
+    return parts

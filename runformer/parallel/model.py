@@ -1,0 +1,196 @@
+"""A model laid out over processes: what this one holds of it, and how all of them compute with it together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from runformer.config.task import ModelOptions, Precision
+from runformer.data.batch import TokenBatch
+from runformer.models.decoder import CausalLM
+from runformer.models.part import Part, Span
+from runformer.parallel.group import Group, collecting_gradients, copy_over_ranks
+from runformer.parallel.inputs import Inputs, enter_place, inputs_of
+from runformer.parallel.mesh import Mesh
+from runformer.parallel.pipeline import Loss, Pipeline
+from runformer.parallel.shards import buckets
+
+_TABLE = "model.embed_tokens.weight"
+
+
+class ParallelModel:
+    """This process's part of a model.
+
+    Attributes:
+        stages: consecutive layers each; one without a pipeline.
+        mesh: this process among the others.
+        parts: what is held of each parameter that is here.
+        whole: all parameters of the whole model, without memory, in their order there.
+        vocabulary: the tokens whose scores are computed here, where the last stage is.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[CausalLM],
+        mesh: Mesh,
+        parts: Mapping[str, Part],
+        whole: Mapping[str, nn.Parameter],
+        *,
+        partial: frozenset[str] = frozenset(),
+        overlapping: frozenset[str] = frozenset(),
+        vocabulary: Span = (0, 0),
+        pipeline: Pipeline | None = None,
+    ) -> None:
+        self.stages = tuple(stages)
+        self.mesh = mesh
+        self.parts = parts
+        self.whole = whole
+        self.vocabulary = vocabulary
+        self._partial, self._overlapping = partial, overlapping
+        self._pipeline = pipeline
+        self._copy: nn.Module | None = None
+
+    @property
+    def options(self) -> ModelOptions:
+        """The shape of the whole model."""
+        return self.stages[0].options
+
+    @property
+    def precision(self) -> Precision:
+        """The dtype of each part of the model."""
+        return self.stages[0].precision
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        return self.mesh.world.device
+
+    @property
+    def answers_for_loss(self) -> bool:
+        """Whether the last stage is here, and no process that computes the same loss comes before this one."""
+        return self.stages[-1].model.stage.last and self.mesh.tensor.is_first
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Those that are here, with their names in the whole model."""
+        for stage in self.stages:
+            yield from stage.named_parameters()
+
+    def train(self, mode: bool = True) -> bool:
+        """Set training or evaluation mode; the mode before that."""
+        before = self.stages[0].training
+        for stage in self.stages:
+            stage.train(mode)
+        return before
+
+    def inputs(self, batch: TokenBatch, first_row: int = 0) -> Inputs:
+        """What this process computes with of whole rows, which begin with its row ``first_row`` of a step."""
+        copies, copy = self.mesh.options.data, self.mesh.place.data
+        rows_B = torch.arange(first_row, first_row + len(batch), device=self.device) * copies + copy
+        return inputs_of(batch.to(self.device), rows_B, self.mesh.context, self.options.num_layers)
+
+    def set_key(self, key: int) -> None:
+        """Say on what the random numbers of the next micro-batches hang."""
+        for stage in self.stages:
+            stage.place.key = torch.tensor(key, device=self.device)
+
+    def forward_backward(self, micro_batches: Sequence[Inputs], loss: Loss) -> list[Tensor]:
+        """Add the gradients of micro-batches to those of the parameters here; their losses, on the last stage.
+
+        Gradients are this process's own until ``finish_gradients``, but for plain copies of a model, which send theirs
+        while they are computed.
+        """
+        if self._pipeline is not None:
+            return self._pipeline.run(micro_batches, loss, backward=True)
+        if self._copy is None:
+            self._copy = copy_over_ranks(self.stages[0], self.mesh.replicas)
+        losses = []
+        for number, inputs in enumerate(micro_batches):
+            if number < len(micro_batches) - 1:
+                with collecting_gradients(self._copy):
+                    value = self._forward(self._copy, inputs, loss, number)
+                    value.backward()
+            else:
+                value = self._forward(self._copy, inputs, loss, number)
+                value.backward()
+            losses.append(value.detach())
+        return losses
+
+    @torch.no_grad()
+    def forward(self, micro_batches: Sequence[Inputs], loss: Loss) -> list[Tensor]:
+        """The losses of micro-batches, on the last stage."""
+        if self._pipeline is not None:
+            return self._pipeline.run(micro_batches, loss, backward=False)
+        return [self._forward(self.stages[0], inputs, loss, number) for number, inputs in enumerate(micro_batches)]
+
+    def _forward(self, module: nn.Module, inputs: Inputs, loss: Loss, number: int) -> Tensor:
+        enter_place(self.stages[0], inputs)
+        hidden = module(inputs.tokens_BC, positions=inputs.positions_C, mask=inputs.mask, caches=inputs.keys)
+        return loss(self.stages[0], hidden, inputs, number)
+
+    @torch.no_grad()
+    def finish_gradients(self) -> None:
+        """Make every gradient the sum of all that belongs to it, on whichever processes that was computed."""
+        gradients = {name: p.grad for name, p in self.named_parameters() if p.grad is not None}
+        tensor, ends = self.mesh.tensor, self.mesh.ends
+        if tensor.size > 1:
+            _sum([gradients[name] for name in sorted(self._partial & gradients.keys())], tensor)
+        for name in sorted(self._overlapping & gradients.keys()):
+            part, gradient = self.parts[name], gradients[name]
+            whole = gradient.new_zeros(part.shape)
+            replace(part, owned=part.spans).put(gradient, whole)
+            gradient.copy_(part.take(tensor.sum(whole)))
+        if ends.size > 1 and self.options.tie_embeddings and _TABLE in gradients:
+            ends.sum(gradients[_TABLE])
+        if self._pipeline is not None and self.mesh.replicas.size > 1:
+            _sum(list(gradients.values()), self.mesh.replicas)
+
+    def norm(self, tensors: Mapping[str, Tensor]) -> float:
+        """The joint L2 norm of one tensor for each parameter, every element of the whole model counted once."""
+        if self.mesh.model.size == 1:
+            return float(nn.utils.get_total_norm(list(tensors.values())))
+        own = [piece for name, tensor in tensors.items() for piece in self.parts[name].own(tensor)]
+        squares = torch.zeros((), dtype=torch.float64, device=self.device)
+        if own:
+            squares += torch.stack([norm.double().square() for norm in torch._foreach_norm(own)]).sum()
+        return math.sqrt(self.mesh.model.sum(squares).item())
+
+    @torch.no_grad()
+    def gather(self, tensors: Mapping[str, Tensor], kinds: Sequence[str] = ("",)) -> dict[str, Tensor]:
+        """Whole parameters, or what goes with them, on rank 0; elsewhere nothing. All processes take part.
+
+        Args:
+            tensors: what is held here, by the parameters' names after one of ``kinds``.
+            kinds: what there is of each parameter that is trained; ``""`` is the parameter itself, trained or not.
+        """
+        whole: dict[str, Tensor] = {}
+        if self.mesh.place.data or self.mesh.place.context:
+            return whole  # a copy
+        for kind in kinds:
+            for name, outline in self.whole.items():
+                if kind and not outline.requires_grad:
+                    continue
+                tensor = self._gather(tensors.get(kind + name), name, outline, wide=bool(kind))
+                if self.mesh.world.is_first:
+                    whole[kind + name] = tensor
+        return whole
+
+    def _gather(self, held: Tensor | None, name: str, outline: Tensor, *, wide: bool) -> Tensor:
+        dtype = torch.promote_types(outline.dtype, torch.float32) if wide else outline.dtype
+        whole = torch.zeros(outline.shape, dtype=dtype, device=self.device)
+        if held is not None:
+            self.parts[name].put(held, whole)
+        dist.reduce(whole, dst=0, group=self.mesh.model.handle)
+        return whole
+
+
+def _sum(tensors: Sequence[Tensor], group: Group) -> None:
+    """Sum many tensors over a group, in place."""
+    for bucket in buckets(tensors):
+        flat = group.sum(torch.cat([item.flatten() for item in bucket]))
+        parts = flat.split([item.numel() for item in bucket])
+        torch._foreach_copy_(bucket, [part.view_as(item) for part, item in zip(parts, bucket, strict=True)])

@@ -1,0 +1,159 @@
+"""Split models by the real command: the curve of one process, one set of files, and a resume in another layout."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+
+import pytest
+from byte_tokenizer import write_byte_tokenizer
+from curves import assert_same_curve, assert_same_weights, rows
+from launching import REPOSITORY, launch, wait_until
+from machines import Machine, required_machines
+from tiny_task import TinyTask
+
+COMMAND = ("run_mindformer.py", "--config", "config.yaml", "--use_parallel", "True")
+# 14 query heads on 2, as in Qwen2.5-0.5B, and its tied embedding.
+QWEN = (
+    *("--model.model_config.hidden_size", "56", "--model.model_config.num_heads", "14"),
+    *("--model.model_config.n_kv_heads", "2", "--model.model_config.tie_word_embeddings", "True"),
+)
+
+
+def sizes(**layout: object) -> list[str]:
+    return [word for name, value in layout.items() for word in (f"--parallel_config.{name}", str(value))]
+
+
+def train(tiny: TinyTask, output: str, ranks: int, *arguments: str) -> None:
+    done = launch(tiny.folder, ranks, *COMMAND, "--output_dir", output, *arguments)
+    assert done.exit_code == 0, done.err
+
+
+def alone(tiny: TinyTask, output: str, *arguments: str) -> None:
+    done = tiny.run("--output_dir", output, *arguments)
+    assert done.returncode == 0, done.stderr
+
+
+CASES: dict[str, tuple[int, list[str], Sequence[str]]] = {
+    # name: ranks, the layout with its rows a micro-batch, arguments of both runs
+    "layers shared and cut": (
+        4,
+        [*sizes(model_parallel=2, pipeline_stage=2, micro_batch_num=4, use_seq_parallel=True), "--batch_size", "1"],
+        QWEN,
+    ),
+    "sequences shared, a last batch that is not full": (
+        2,
+        [*sizes(context_parallel=2), "--batch_size", "4"],
+        ("--train_dataset.drop_remainder", "False", "--train_dataset.data_loader.num_samples", "11"),
+    ),
+    "a pipeline, a last batch that is not full": (
+        2,
+        [*sizes(pipeline_stage=2, micro_batch_num=2), "--batch_size", "2"],
+        ("--train_dataset.drop_remainder", "False", "--train_dataset.data_loader.num_samples", "11"),
+    ),
+    "optimizer shared out": (
+        2,
+        [*sizes(data_parallel=2), "--batch_size", "2", "--parallel.enable_parallel_optimizer", "True"],
+        (),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_split_model_learns_what_one_process_does(tiny: TinyTask, case: str) -> None:
+    ranks, layout, arguments = CASES[case]
+    alone(tiny, "one", "--batch_size", "4", *arguments)
+    train(tiny, "many", ranks, *layout, *arguments)
+    assert_same_curve(tiny.folder / "many", tiny.folder / "one")
+    assert_same_weights(tiny.folder / "many", tiny.folder / "one")
+    lines = (tiny.folder / "many/training.jsonl").read_text().splitlines()
+    assert len(lines) == len(rows(tiny.folder / "one")), "a row a step, whoever else computes"
+
+
+def test_a_run_goes_on_in_any_layout(tiny: TinyTask) -> None:
+    """Begun in one layout, taken up after every few steps in another: the curve of one process that never stopped."""
+    alone(tiny, "one", "--batch_size", "4", *QWEN)
+    layouts = [
+        (2, [*sizes(pipeline_stage=2, micro_batch_num=2), "--batch_size", "2"]),
+        (2, [*sizes(model_parallel=2), "--batch_size", "4"]),
+        (2, [*sizes(data_parallel=2), "--batch_size", "2", "--parallel.enable_parallel_optimizer", "True"]),
+        (1, ["--batch_size", "4", "--use_parallel", "False"]),
+    ]
+    for number, (ranks, layout) in enumerate(layouts):
+        train(tiny, "many", ranks, *layout, *QWEN, *(["--resume_training", "True"] if number else []))
+        for checkpoint in sorted((tiny.folder / "many/checkpoint").iterdir())[number + 1 :]:
+            if number < len(layouts) - 1:
+                shutil.rmtree(checkpoint)  # as if the run had died early
+    assert_same_curve(tiny.folder / "many", tiny.folder / "one")
+    assert_same_weights(tiny.folder / "many", tiny.folder / "one")
+
+
+@pytest.fixture
+def pair() -> Iterator[list[Machine]]:
+    with required_machines(2) as hosts:
+        yield hosts
+
+
+@pytest.mark.slow
+def test_the_published_plan_on_two_machines_is_the_single_process(tiny: TinyTask, pair: list[Machine]) -> None:
+    """Two machines of eight workers: data 2 × model 4 × pipeline 2, 14 query heads, by the published command."""
+    alone(tiny, "one", "--batch_size", "8", *QWEN)
+    layout = sizes(data_parallel=2, model_parallel=4, pipeline_stage=2, micro_batch_num=4)
+    order = " ".join(
+        [*COMMAND, "--run_mode", "train", "--output_dir", "many", "--batch_size", "1", *layout, *QWEN]
+    )
+    script = ["bash", str(REPOSITORY / "scripts/msrun_launcher.sh"), order, "16", "8", "10.77.0.1", "8118"]
+    for rank, host in enumerate(pair):
+        started = host.start([*script, str(rank), f"logs_{rank}", "False", "300"], tiny.folder)
+        assert started.wait(timeout=60) == 0
+    status = tiny.folder / "logs_0/status.json"
+    wait_until(lambda: json.loads(status.read_text())["exit_code"] is not None, "the end", seconds=250)
+    assert json.loads(status.read_text())["exit_code"] == 0
+    assert_same_curve(tiny.folder / "many", tiny.folder / "one")
+
+
+def test_a_plan_that_does_not_fit_is_refused_before_anything_starts(tiny: TinyTask) -> None:
+    """By the ranks themselves, before they meet: with the numbers, and plans that fit."""
+    done = launch(tiny.folder, 2, *COMMAND, *sizes(model_parallel=4))
+    assert done.exit_code == 78
+    said = (tiny.folder / "logs/worker_0.log").read_text()
+    assert "model_parallel 4" in said
+    assert "the nearest plans that fit: " in said
+    assert not (tiny.folder / "output/training.jsonl").exists()
+
+
+def test_sequences_that_cannot_be_shared_out_are_refused(tiny: TinyTask) -> None:
+    run = subprocess.run(
+        tiny.command("--dry_run", "True", "--use_parallel", "True", *sizes(model_parallel=3, use_seq_parallel=True)),
+        cwd=tiny.folder, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert run.returncode == 78
+    assert "use_seq_parallel shares positions out over 3 devices, which do not divide seq_length 16" in run.stderr
+
+
+PREDICTING = {
+    "layers shared": (2, sizes(model_parallel=2)),
+    "layers cut": (2, sizes(pipeline_stage=2)),
+    "prompts shared out": (2, sizes(data_parallel=2)),
+    "all of these, heads that do not divide": (8, sizes(data_parallel=2, model_parallel=2, pipeline_stage=2)),
+}
+
+
+@pytest.mark.parametrize("case", PREDICTING)
+def test_answers_are_those_of_one_process(tiny: TinyTask, case: str) -> None:
+    write_byte_tokenizer(tiny.folder / "tok")
+    model = [*QWEN, "--model.model_config.vocab_size", "260"]
+    alone(tiny, "trained", "--batch_size", "4", "--epochs", "1", *model)
+    (tiny.folder / "prompts.txt").write_text("abc\nhello\nx\nyes or\n")
+    arguments = ["--run_mode", "predict", "--load_checkpoint", "trained", "--predict_data", "prompts.txt", *model]
+    arguments += ["--processor.tokenizer.tokenizer_file", "tok/tokenizer.json", "--predict_batch_size", "2"]
+    # Drawn at random: a text hangs on its prompt's number, not on who writes it.
+    arguments += ["--model.model_config.do_sample", "True", "--model.model_config.top_k", "0"]
+    alone(tiny, "one", *arguments, "--save_file", "one.txt")
+    ranks, layout = PREDICTING[case]
+    train(tiny, "many", ranks, *arguments, *layout, "--save_file", "many.txt")
+    texts = [(tiny.folder / name).read_text() for name in ("one.txt", "many.txt")]
+    assert texts[0] == texts[1]
+    assert len(texts[0]) > 40
