@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 from byte_tokenizer import write_byte_tokenizer
@@ -24,6 +27,11 @@ QWEN = (
 
 def sizes(**layout: object) -> list[str]:
     return [word for name, value in layout.items() for word in (f"--parallel_config.{name}", str(value))]
+
+
+def chosen(cases: Iterable[str], *telling: str) -> list[object]:
+    """All cases, of which only the telling ones run with all tests."""
+    return [case if case in telling else pytest.param(case, marks=pytest.mark.slow) for case in cases]
 
 
 def train(tiny: TinyTask, output: str, ranks: int, *arguments: str) -> None:
@@ -61,7 +69,7 @@ CASES: dict[str, tuple[int, list[str], Sequence[str]]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", chosen(CASES, "layers shared and cut", "a pipeline, a last batch that is not full"))
 def test_a_split_model_learns_what_one_process_does(tiny: TinyTask, case: str) -> None:
     ranks, layout, arguments = CASES[case]
     alone(tiny, "one", "--batch_size", "4", *arguments)
@@ -105,9 +113,11 @@ def test_the_published_plan_on_two_machines_is_the_single_process(tiny: TinyTask
         [*COMMAND, "--run_mode", "train", "--output_dir", "many", "--batch_size", "1", *layout, *QWEN]
     )
     script = ["bash", str(REPOSITORY / "scripts/msrun_launcher.sh"), order, "16", "8", "10.77.0.1", "8118"]
+    path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     for rank, host in enumerate(pair):
-        started = host.start([*script, str(rank), f"logs_{rank}", "False", "300"], tiny.folder)
-        assert started.wait(timeout=60) == 0
+        started = host.start([*script, str(rank), f"logs_{rank}", "False", "300"], tiny.folder, path)
+        said = started.communicate(timeout=60)
+        assert started.returncode == 0, said
     status = tiny.folder / "logs_0/status.json"
     wait_until(lambda: json.loads(status.read_text())["exit_code"] is not None, "the end", seconds=250)
     assert json.loads(status.read_text())["exit_code"] == 0
@@ -141,7 +151,7 @@ PREDICTING = {
 }
 
 
-@pytest.mark.parametrize("case", PREDICTING)
+@pytest.mark.parametrize("case", chosen(PREDICTING, "all of these, heads that do not divide"))
 def test_answers_are_those_of_one_process(tiny: TinyTask, case: str) -> None:
     write_byte_tokenizer(tiny.folder / "tok")
     model = [*QWEN, "--model.model_config.vocab_size", "260"]
