@@ -23,6 +23,7 @@ bench: setup
 	$(BIN)/python benchmarks/generate.py --output benchmarks/generate.md
 	$(BIN)/python benchmarks/startup.py --output benchmarks/startup.md
 	$(BIN)/python benchmarks/launcher.py --output benchmarks/launcher.md
+	$(BIN)/python benchmarks/parallel.py --output benchmarks/parallel.md
 
 setup: $(VENV)/ready
 

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import torch
 import xxhash
-from torch import Tensor
+from torch import Tensor, nn
 
 from runformer.config.task import LoraOptions, ModelOptions, Precision
 from runformer.models.decoder import TORCH_DTYPES, CausalLM
@@ -44,13 +44,18 @@ def outline(
 
 
 def materialise(model: CausalLM, device: torch.device) -> None:
-    """Give a model memory; only what is computed from its options has values then."""
-    layers = list(model.layers.values())
-    reads = [layer.self_attn.kv_heads_H for layer in layers]
-    model.to_empty(device=device)
-    model.model.frequencies_C.copy_(rope_frequencies(model.options)[0])
-    for layer, kv_heads_H in zip(layers, reads, strict=True):
-        layer.self_attn.kv_heads_H = None if kv_heads_H is None else kv_heads_H.to(device)
+    """Give a model memory; only what is computed from its options has values then.
+
+    Not by ``to_empty``, which for a tensor of the meta device brings in sympy: half a second of every start.
+    """
+    for module in model.modules():
+        for name, outlined in module.named_parameters(recurse=False):
+            memory = torch.empty(outlined.shape, dtype=outlined.dtype, device=device)
+            setattr(module, name, nn.Parameter(memory, requires_grad=outlined.requires_grad))
+    model.model.frequencies_C = rope_frequencies(model.options)[0].to(device)
+    for layer in model.layers.values():
+        reads = layer.self_attn.kv_heads_H
+        layer.self_attn.kv_heads_H = None if reads is None else reads.to(device)
 
 
 @torch.no_grad()

@@ -48,7 +48,7 @@ def add_lora(model: CausalLM, options: LoraOptions) -> None:
     (``model.layers.0.attention.wq``), as the original does.
 
     Raises:
-        ConfigError: the pattern is no regular expression, or matches no layer, or the output layer.
+        ConfigError: the pattern is no regular expression, or matches no layer.
     """
     try:
         pattern = re.compile(options.target_modules)
@@ -60,11 +60,6 @@ def add_lora(model: CausalLM, options: LoraOptions) -> None:
         raise ConfigError(
             f"{_KEY}: {options.target_modules!r} matches no layer",
             hint="layers are named wq, wk, wv, wo (attention) and w1, w2, w3 (MLP), e.g. '.*wq|.*wv'",
-        )
-    if "lm_head" in targets:
-        raise ConfigError(
-            f"{_KEY}: {options.target_modules!r} matches the output layer, lm_head, which cannot be adapted yet",
-            hint="leave it out, as in '(?!lm_head).*'",
         )
     for name in targets:
         parent = model.get_submodule(name.rpartition(".")[0])

@@ -10,7 +10,7 @@ from runformer.config.task import Task
 from runformer.data.dataset import TokenDataset
 from runformer.data.loader import BatchLoader
 from runformer.data.order import SampleOrder
-from runformer.errors import TokenizerError
+from runformer.errors import ConfigError, TokenizerError
 from runformer.models.build import initialise
 from runformer.models.decoder import CausalLM
 from runformer.models.families import resolve_options
@@ -56,8 +56,17 @@ def build_for_training(task: Task, mesh: Mesh) -> tuple[ParallelModel, WeightSou
 
     These are ``load_checkpoint``'s, else ``pretrained_model_dir``'s, else random ones, which were nowhere (None). A run
     that resumes gets them from its checkpoint instead.
+
+    Raises:
+        ConfigError: there are adapters on the output layer, which the loss does not go through.
+        CheckpointError: as ``find_weights`` and ``load_parts``.
     """
     model = compose(resolve_options(task.model), task.model.precision, task.model.lora, mesh)
+    if "lm_head.lora_A.weight" in model.whole:
+        raise ConfigError(
+            "model.model_config.pet_config.target_modules matches lm_head, which cannot be adapted yet",
+            hint="leave it out, as in '(?!lm_head).*'",
+        )
     path = None if task.load.resume else task.load.path or task.model.pretrained_dir
     if path is None or task.model.lora is not None:
         for stage in model.stages:

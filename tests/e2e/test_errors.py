@@ -56,6 +56,11 @@ def fingerprint(folder: Path) -> dict[str, str]:
         (("--run_mode", "predict", "--predict_data", "hello", "--load_checkpoint", "."), ERROR, ["tokenizer"]),
         (("--runner_config.batch_size", "64"), ERROR, ["20 samples", "64", "batch_size"]),
         (("--model.model_config.num_heads", "5"), None, ["num_heads 5"]),
+        (
+            ("--model.model_config.pet_config", '{"pet_type": "lora", "target_modules": ".*"}'),
+            CONFIG_ERROR,
+            ["target_modules matches lm_head"],
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
