@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from runformer.data import IGNORED
 from runformer.data.batch import TokenBatch
 from runformer.models.decoder import CausalLM, LayerCache
 from runformer.models.part import Span, even_spans
@@ -30,6 +31,7 @@ class Inputs:
         rows_B: numbers of the rows in the global batch.
         positions_C: of these tokens in their rows.
         mask: which keys each query sees; None: plain causal attention.
+        counted: how many positions here count in the loss.
         keys: for each layer, where the keys of earlier positions come from; None: all are here.
     """
 
@@ -38,6 +40,7 @@ class Inputs:
     rows_B: Tensor
     positions_C: Tensor
     mask: Tensor | None
+    counted: int
     keys: Sequence[LayerCache] | None
 
 
@@ -45,18 +48,21 @@ def inputs_of(batch: TokenBatch, rows_B: Tensor, context: Group, layers: int) ->
     """A batch's part for one of the processes that share its sequences.
 
     Args:
-        batch: whole rows, on the device.
+        batch: whole rows, not yet on the device.
         rows_B: their numbers in the global batch.
         context: those processes; each has consecutive positions, as many as the others.
         layers: how many there are in the model's stage.
     """
     begin, end = even_spans(batch.inputs_BL.shape[1], context.size)[context.rank]
+    counted = int((batch.labels_BL[:, begin:end] != IGNORED).sum())  # here, where nothing has to be waited for
+    batch = batch.to(context.device)
     positions_C = torch.arange(begin, end, device=batch.inputs_BL.device)
     if context.size == 1:
-        return Inputs(batch.inputs_BL, batch.labels_BL, rows_B, positions_C, attention_mask(batch), None)
+        return Inputs(batch.inputs_BL, batch.labels_BL, rows_B, positions_C, attention_mask(batch), counted, None)
     mask = attention_mask(batch, (begin, end))
     keys = [_SharedKeys(context, end)] * layers
-    return Inputs(batch.inputs_BL[:, begin:end], batch.labels_BL[:, begin:end], rows_B, positions_C, mask, keys)
+    own = slice(begin, end)
+    return Inputs(batch.inputs_BL[:, own], batch.labels_BL[:, own], rows_B, positions_C, mask, counted, keys)
 
 
 def enter_place(model: CausalLM, inputs: Inputs) -> None:

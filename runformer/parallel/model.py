@@ -91,7 +91,7 @@ class ParallelModel:
         """What this process computes with of whole rows, which begin with its row ``first_row`` of a step."""
         copies, copy = self.mesh.options.data, self.mesh.place.data
         rows_B = torch.arange(first_row, first_row + len(batch), device=self.device) * copies + copy
-        return inputs_of(batch.to(self.device), rows_B, self.mesh.context, self.options.num_layers)
+        return inputs_of(batch, rows_B, self.mesh.context, self.options.num_layers)
 
     def set_key(self, key: int) -> None:
         """Say on what the random numbers of the next micro-batches hang."""

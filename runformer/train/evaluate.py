@@ -95,7 +95,7 @@ class Evaluator:
 
     def _require_tokens(self, name: str) -> None:
         with self._loader.batches() as stream:
-            counted = sum(_counted(next(stream).labels_BL) for _ in range(self.batches))
+            counted = sum(int((next(stream).labels_BL != IGNORED).sum()) for _ in range(self.batches))
             if self._over_ranks(0.0, counted)[1] == 0:
                 hint = "all its tokens are padding, or all its labels are ignore_token_id"
                 raise DataError(f"{name}: no token counts in the loss, so there is nothing to evaluate", hint=hint)
@@ -166,8 +166,4 @@ def _sums(model: ParallelModel, micro_batches: list[Inputs]) -> tuple[float, int
         return cross_entropy(hidden_BCD, stage.head_weight_VD, inputs.labels_BC, 1.0, vocabulary)
 
     losses = model.forward(micro_batches, loss_of)
-    return sum(loss.item() for loss in losses), sum(_counted(inputs.labels_BC) for inputs in micro_batches)
-
-
-def _counted(labels: Tensor) -> int:
-    return int((labels != IGNORED).sum())
+    return sum(loss.item() for loss in losses), sum(inputs.counted for inputs in micro_batches)

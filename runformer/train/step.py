@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from runformer.config.task import LossMean
-from runformer.data import IGNORED
 from runformer.data.batch import TokenBatch
 from runformer.errors import TrainingError
 from runformer.models.decoder import CausalLM
@@ -125,7 +124,7 @@ class TrainStep:
 
         Normalised by the tokens of the whole batch, so that neither accumulation nor ranks ever change the curve.
         """
-        counts = [int((batch.labels_BC != IGNORED).sum()) for batch in micro_batches]
+        counts = [batch.counted for batch in micro_batches]
         if self._loss_mean == "micro_batch":
             most = max(self._replicas.gather(len(counts)))
             over_ranks = self._sum_of(counts + [0] * (most - len(counts)))
@@ -164,7 +163,7 @@ class TrainStep:
         if world.size == 1:
             return local, local, stop
         known = local if self.model.answers_for_loss else 0.0
-        total, stops = world.sum(torch.tensor([known, stop], dtype=torch.float64, device=world.device)).tolist()
+        total, stops = world.sum(torch.tensor([known, stop], dtype=loss.dtype, device=world.device)).tolist()
         if self._loss_mean in ("rank_summed", "rank_averaged"):
             return total / self._replicas.size, local, stops > 0
         return total, total, stops > 0
