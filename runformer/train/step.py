@@ -13,7 +13,8 @@ from torch import Tensor
 from runformer.config.task import LossMean
 from runformer.data.batch import TokenBatch
 from runformer.errors import TrainingError
-from runformer.models.decoder import CausalLM
+from runformer.models.decoder import TORCH_DTYPES, CausalLM
+from runformer.models.layers import at_least_float32
 from runformer.models.randomness import key_of
 from runformer.observe.pulse import pulse
 from runformer.parallel.inputs import Inputs
@@ -153,8 +154,10 @@ class TrainStep:
             return loss * scale if scale != 1 else loss
 
         losses = self.model.forward_backward(micro_batches, loss_of)
-        total = torch.stack(losses).sum() if losses else torch.zeros((), device=self.model.device)
-        return total.detach() / scale
+        if not losses:  # they are computed on other ranks, and ranks must agree on a dtype
+            dtype = TORCH_DTYPES[self.model.precision.compute]
+            return at_least_float32(torch.zeros((), dtype=dtype, device=self.model.device))
+        return torch.stack(losses).sum().detach() / scale
 
     def _agree(self, loss: Tensor, stop: bool) -> tuple[float, float, bool]:
         """The global loss, this rank's own, and whether some rank was told to stop."""
