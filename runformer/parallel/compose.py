@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 
 from runformer.config.task import LoraOptions, ModelOptions, ParallelOptions, Precision
+from runformer.errors import ConfigError
 from runformer.models.build import materialise, outline
 from runformer.models.decoder import CausalLM
 from runformer.models.part import Part, Stage
@@ -32,8 +33,12 @@ def compose(options: ModelOptions, precision: Precision, lora: LoraOptions | Non
         precision: the dtype of each part of it.
         lora: adapters on it.
         mesh: this process among the others.
+
+    Raises:
+        ConfigError: the model is too small for the layout, which is known late where a folder describes it.
     """
     layout = mesh.options
+    _require_room(options, layout)
     stages = stages_of(options.num_layers, layout.pipeline, layout.chunks, layout.extra_layers)
     indices = stage_indices(mesh.place.pipeline, layout)
     models = [outline(options, precision, lora, stages[index]) for index in indices]
@@ -57,6 +62,19 @@ def compose(options: ModelOptions, precision: Precision, lora: LoraOptions | Non
         vocabulary=splits[-1].vocabulary,
         pipeline=pipeline,
     )
+
+
+def _require_room(options: ModelOptions, layout: ParallelOptions) -> None:
+    count, extra = layout.pipeline * layout.chunks, layout.extra_layers
+    if count > options.num_layers:
+        text = f"parallel_config.pipeline_stage: {count} stages, more than the model's {options.num_layers} layers"
+        raise ConfigError(text)
+    if layout.tensor > options.num_heads:
+        text = f"is {layout.tensor}, more than the model's {options.num_heads} attention heads"
+        raise ConfigError(f"parallel_config.model_parallel {text}")
+    if extra is not None and (len(extra) != count or sum(extra) != options.num_layers % count):
+        text = f"does not give {options.num_layers} layers to {count} stages: one number each, beyond an equal number"
+        raise ConfigError(f"model.model_config.offset {text}")
 
 
 def _recomputed(stage: Stage, index: int, recompute: bool | tuple[int, ...]) -> frozenset[int]:

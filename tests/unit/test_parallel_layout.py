@@ -11,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runformer.config.task import LoraOptions, ModelOptions, ParallelOptions, Precision
+from runformer.errors import ConfigError
 from runformer.models.build import initialise, materialise, outline
 from runformer.models.part import Part, even_spans
-from runformer.parallel.group import Group
+from runformer.parallel.compose import compose
+from runformer.parallel.group import Group, alone
 from runformer.parallel.heads import share_heads
-from runformer.parallel.mesh import place_of
+from runformer.parallel.mesh import Mesh, place_of
 from runformer.parallel.pipeline import stages_of
 from runformer.parallel.tensor import split_tensors
 
@@ -118,6 +120,22 @@ def test_the_parts_of_all_ranks_are_the_model(ranks: int, spread: bool) -> None:
     for name, parameter in single.named_parameters():
         assert torch.equal(wholes[name], parameter), name
         assert counted[name] == parameter.numel(), name
+
+
+@pytest.mark.parametrize(
+    ("layout", "words"),
+    [
+        (ParallelOptions(pipeline=3), "3 stages, more than the model's 2 layers"),
+        (ParallelOptions(pipeline=2, chunks=2), "4 stages, more than"),
+        (ParallelOptions(tensor=15), "model_parallel is 15, more than the model's 14 attention heads"),
+        (ParallelOptions(pipeline=2, extra_layers=(1, 0)), "offset does not give 2 layers to 2 stages"),
+    ],
+)
+def test_a_model_that_is_too_small_is_refused(layout: ParallelOptions, words: str) -> None:
+    alone_group = alone(CPU)
+    mesh = Mesh(layout, place_of(0, layout), *[alone_group] * 7)
+    with pytest.raises(ConfigError, match=words):
+        compose(OPTIONS, Precision(), None, mesh)
 
 
 @given(st.integers(1, 20), st.data())
