@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from byte_tokenizer import write_byte_tokenizer
@@ -23,6 +24,17 @@ QWEN = (
     *("--model.model_config.hidden_size", "56", "--model.model_config.num_heads", "14"),
     *("--model.model_config.n_kv_heads", "2", "--model.model_config.tie_word_embeddings", "True"),
 )
+
+
+# Batches of 3: the last of 20 rows is not full, and there are not as many as stages divide.
+EVALUATING = (
+    *("--do_eval", "True", "--eval_dataset_dir", "data.mindrecord", "--eval_step_interval", "2"),
+    *("--eval_dataset.input_columns", "[input_ids, labels]", "--eval_dataset.batch_size", "3"),
+)
+
+
+def evaluations(tiny: TinyTask, output: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (tiny.folder / output / "evaluation.jsonl").read_text().splitlines()]
 
 
 def sizes(**layout: object) -> list[str]:
@@ -72,12 +84,15 @@ CASES: dict[str, tuple[int, list[str], Sequence[str]]] = {
 @pytest.mark.parametrize("case", chosen(CASES, "layers shared and cut", "a pipeline, a last batch that is not full"))
 def test_a_split_model_learns_what_one_process_does(tiny: TinyTask, case: str) -> None:
     ranks, layout, arguments = CASES[case]
-    alone(tiny, "one", "--batch_size", "4", *arguments)
-    train(tiny, "many", ranks, *layout, *arguments)
+    alone(tiny, "one", "--batch_size", "4", *arguments, *EVALUATING)
+    train(tiny, "many", ranks, *layout, *arguments, *EVALUATING)
     assert_same_curve(tiny.folder / "many", tiny.folder / "one")
     assert_same_weights(tiny.folder / "many", tiny.folder / "one")
     lines = (tiny.folder / "many/training.jsonl").read_text().splitlines()
     assert len(lines) == len(rows(tiny.folder / "one")), "a row a step, whoever else computes"
+    for ours, theirs in zip(evaluations(tiny, "many"), evaluations(tiny, "one"), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-6)
+        assert (ours["step"], ours["tokens"], ours["samples"]) == (theirs["step"], theirs["tokens"], theirs["samples"])
 
 
 def test_a_run_goes_on_in_any_layout(tiny: TinyTask) -> None:
