@@ -97,8 +97,7 @@ def load_parts(source: WeightSource, model: ParallelModel) -> LoadReport:
     Raises:
         CheckpointError: as ``load_weights``.
     """
-    held = dict(model.named_parameters())
-    return load_weights(source, held, tied=model.options.tie_embeddings, whole=model.whole, parts=model.parts)
+    return load_weights(source, model.held(), tied=model.options.tie_embeddings, whole=model.whole, parts=model.parts)
 
 
 def check_weights(source: WeightSource, parameters: Mapping[str, Tensor], *, tied: bool) -> LoadReport:

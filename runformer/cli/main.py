@@ -13,6 +13,10 @@ def main(argv: Sequence[str]) -> int:
     with reporting_errors(debug=wants_traceback(argv)) as outcome:
         task = load_task(argv)
         # Imported late: an error in the YAML shows before torch is loaded.
+        if task.search is not None:
+            from runformer.plan import with_best_layout
+
+            task = with_best_layout(task)
         if task.dry_run:
             from runformer.plan import describe, make_plan, write_plan
 

@@ -16,7 +16,7 @@ from runformer.config.plugins import find_plugins
 from runformer.config.problems import Report, cut, nearest
 from runformer.config.resolve_device import compile_mode, device_options
 from runformer.config.resolve_model import load_options, model_task
-from runformer.config.resolve_parallel import parallel_options
+from runformer.config.resolve_parallel import parallel_options, search_options
 from runformer.config.resolve_predict import predict_task, tokenizer_options
 from runformer.config.resolve_train import evaluation_task, train_task
 from runformer.config.schema import Mode, Reader, spell
@@ -99,6 +99,7 @@ def _resolve(config: Config, run_mode: RunMode, path: Path, command: CommandLine
     assert model is not None
     assert load is not None
     parallel = parallel_options(config, model, place, report)
+    search = search_options(config, place, report)
     train = report.attempt(lambda: train_task(config, model, parallel, report)) if training else None
     evaluating = run_mode == "eval" or (training and config.do_eval)
     evaluation = report.attempt(lambda: evaluation_task(config, model, report)) if evaluating else None
@@ -119,6 +120,7 @@ def _resolve(config: Config, run_mode: RunMode, path: Path, command: CommandLine
         predict=predict,
         evaluation=evaluation,
         parallel=parallel,
+        search=search,
         notices=report.notices(),
         without_effect=report.without_effect(),
         not_built=tuple(report.unbuilt),

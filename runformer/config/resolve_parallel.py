@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import re
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from runformer.config.launched import Launched
+from runformer.config.layout import ParallelOptions, SearchOptions
 from runformer.config.problems import Report, nearest
+from runformer.config.resolve_pipeline import (
+    SCHEDULER,
+    ZERO_BUBBLE,
+    check_chunks,
+    check_offset,
+    flat_numbers,
+    pipeline_options,
+)
 from runformer.config.sections import Config
 from runformer.config.sections.device import ParallelConfig
-from runformer.config.task import LossMean, ModelOptions, ModelTask, ParallelOptions
+from runformer.config.sizes import Sizes, nearest_plans
+from runformer.config.task import LossMean, ModelOptions, ModelTask
 
 Mode = Literal["stand_alone", "data_parallel", "semi_auto_parallel", "auto_parallel", "hybrid_parallel"]
 
@@ -21,29 +31,7 @@ _BY_NUMBER: tuple[Mode, ...] = ("data_parallel", "semi_auto_parallel", "auto_par
 _BY_NAME: dict[str, Mode] = {name: name for name in ("stand_alone", *_BY_NUMBER)} | {
     "manual_parallel": "hybrid_parallel"
 }
-_SHOWN_PLANS = 3
-_SCHEDULES = {
-    ("1f1b", False): "1F1B",
-    ("gpipe", False): "GPipe",
-    ("1f1b", True): "Interleaved1F1B",
-    ("gpipe", True): "LoopedBFS",
-}
-"""PyTorch's names of schedules, by MindSpore's and whether a device has several stages."""
-
-
-class Sizes(NamedTuple):
-    """A plan as ``parallel_config`` writes it."""
-
-    data: int
-    model: int
-    context: int
-    pipeline: int
-
-    def __str__(self) -> str:
-        return (
-            f"data_parallel {self.data} × model_parallel {self.model} × context_parallel {self.context} × "
-            f"pipeline_stage {self.pipeline}"
-        )
+_STAGES_OF_ZERO = "gradient_accumulation_shard, optimizer_level or parallel_optimizer_comm_recompute"
 
 
 def parallel_options(config: Config, model: ModelTask, place: Launched | None, report: Report) -> ParallelOptions:
@@ -55,10 +43,10 @@ def parallel_options(config: Config, model: ModelTask, place: Launched | None, r
     if mode == "hybrid_parallel":
         text = "is 3 (HYBRID_PARALLEL), in which a model splits itself by code of its own: give 1, and the sizes"
         report.error(_MODE, f"{text} in {_SECTION}")
-    if mode == "auto_parallel":
-        report.notice(f"{_MODE}: 2 (AUTO_PARALLEL) takes the sizes in {_SECTION} as they are; there is no search yet")
     processes = None if place is None else place.world_size
     asked = _sizes(config.parallel_config)
+    if searches(config, report):
+        return ParallelOptions(asked.data, asked.model, asked.context, asked.pipeline)
     if mode == "stand_alone":
         return replace(_alone(asked, processes, report), recompute=_recompute(config, report))
     if mode == "data_parallel":
@@ -75,11 +63,55 @@ def parallel_options(config: Config, model: ModelTask, place: Launched | None, r
         context=sizes.context,
         pipeline=sizes.pipeline,
         sequence_parallel=bool(config.parallel_config.use_seq_parallel) and sizes.model > 1,
-        shard_optimizer=bool(config.parallel.enable_parallel_optimizer or config.parallel_config.optimizer_shard)
-        and sizes.data > 1,
+        **_shares(sizes, config, report),
         recompute=_recompute(config, report),
-        **_pipeline(sizes, config, model.options, report),
+        **pipeline_options(sizes, config, model.options, report),
     )
+
+
+def searches(config: Config, report: Report) -> bool:
+    """Whether the layout is to be searched for: only training takes enough memory to be worth it."""
+    return _mode(config, report) == "auto_parallel" and config.run_mode in ("train", "finetune")
+
+
+def search_options(config: Config, place: Launched | None, report: Report) -> SearchOptions | None:
+    """What a layout is searched for, if it is: the processes there are, or the devices that the sizes make."""
+    if not searches(config, report):
+        return None
+    devices = place.world_size if place is not None else math.prod(_sizes(config.parallel_config))
+    path, written = "context.max_device_memory", config.context.max_device_memory
+    if written is None:
+        return SearchOptions(devices)
+    found = re.fullmatch(r"([0-9.]+) ?GB", written, re.IGNORECASE)
+    try:
+        memory = int(float(found[1]) * 2**30) if found else 0
+    except ValueError:
+        memory = 0
+    if memory <= 0:
+        report.error(path, f"must be a size such as 58GB, not {written!r}")
+    return SearchOptions(devices, memory)
+
+
+def _shares(sizes: Sizes, config: Config, report: Report) -> dict[str, Any]:
+    """What copies of the model share out, and how many of them; see ``ParallelOptions.zero``."""
+    copies, settings = sizes.data * sizes.context, config.parallel.parallel_optimizer_config
+    wanted = config.parallel.enable_parallel_optimizer or config.parallel_config.optimizer_shard
+    if not wanted or copies == 1 or config.run_mode == "predict":
+        return {}
+    stage = int(settings.optimizer_level[-1]) if settings.optimizer_level else 1
+    if settings.gradient_accumulation_shard:
+        stage = max(stage, 2)
+    if config.recompute_config.parallel_optimizer_comm_recompute:
+        stage = 3
+    if stage > 1 and sizes.pipeline > 1 and config.parallel.pipeline_config.pipeline_scheduler == ZERO_BUBBLE:
+        text = f"is {ZERO_BUBBLE}, which computes gradients of weights later than {_STAGES_OF_ZERO} can share them out"
+        report.error(SCHEDULER, f"{text}: take 1f1b, or shard optimizer states only")
+    sharers = settings.optimizer_weight_shard_size or -1
+    if sharers > 0 and copies % sharers:
+        path = "parallel.parallel_optimizer_config.optimizer_weight_shard_size"
+        report.notice(f"{path}: {sharers} does not divide the {copies} copies of the model; all of them share")
+        sharers = -1
+    return {"zero": stage, "sharers": sharers} if 0 < sharers < copies else {"zero": stage}
 
 
 def _recompute(config: Config, report: Report) -> bool | tuple[int, ...]:
@@ -87,47 +119,11 @@ def _recompute(config: Config, report: Report) -> bool | tuple[int, ...]:
     path, value = "recompute_config.recompute", config.recompute_config.recompute
     if value is None or isinstance(value, bool):
         return bool(value)
-    flat = _flat(value) if isinstance(value, list) else None
+    flat = flat_numbers(value) if isinstance(value, list) else None
     if flat is None or not all(isinstance(count, int) and count >= 0 for count in flat):
         report.error(path, "must be True, False, or numbers of layers, one for each stage of the pipeline")
         return False
     return tuple(int(count) for count in flat)
-
-
-def _pipeline(sizes: Sizes, config: Config, options: ModelOptions | None, report: Report) -> dict[str, Any]:
-    """What ``ParallelOptions`` says of stages and their schedule."""
-    if sizes.pipeline == 1:
-        return {}
-    chunks = config.model.model_config.pp_interleave_num or 1
-    name = config.parallel.pipeline_config.pipeline_scheduler or "1f1b"
-    if name.startswith("seq"):
-        path = "parallel.pipeline_config.pipeline_scheduler"
-        report.notice(f"{path}: {name} cuts sequences into parts, too; here it is 1f1b, with the same numbers")
-        name = "1f1b"
-    schedule = _SCHEDULES[name, chunks > 1]
-    return {"chunks": chunks, "schedule": schedule, "extra_layers": _extra_layers(sizes, chunks, config, options)}
-
-
-def _extra_layers(sizes: Sizes, chunks: int, config: Config, options: ModelOptions | None) -> tuple[int, ...] | None:
-    """Layers of each stage beyond an equal number, in the order of the layers; None: as equal as they can be.
-
-    The original's single number ``k`` counts layers as if ``k`` came before them: the first stage has as many fewer,
-    and the last one has them and what is left over.
-    """
-    offset = config.model.model_config.offset
-    if isinstance(offset, list):
-        return tuple(_flat(offset))
-    if not offset or options is None:
-        return None
-    stages = sizes.pipeline * chunks
-    extra = [0] * stages
-    extra[0] -= offset
-    extra[-1] += options.num_layers % stages + offset
-    return tuple(extra)
-
-
-def _flat(offset: Sequence[int | list[int]]) -> list[int]:
-    return [number for item in offset for number in (item if isinstance(item, list) else [item])]
 
 
 def loss_mean(config: Config, report: Report) -> LossMean:
@@ -203,36 +199,6 @@ def _devices(count: int) -> str:
     return "1 device" if count == 1 else f"{count} devices"
 
 
-def nearest_plans(asked: Sizes, devices: int, options: ModelOptions | None) -> list[Sizes]:
-    """Layouts for exactly ``devices`` devices that the model allows, the likest first.
-
-    Likeness is in factors of two over all dimensions; of the like ones those come first that change the number of
-    copies, since that leaves a device's share of the model as it is.
-    """
-
-    def unlikeness(plan: Sizes) -> tuple[float, float]:
-        steps = [abs(math.log2(ours / theirs)) for ours, theirs in zip(plan, asked, strict=True)]
-        return sum(steps[1:]), sum(steps)
-
-    return sorted(_plans(devices, options), key=unlikeness)[:_SHOWN_PLANS]
-
-
-def _plans(devices: int, options: ModelOptions | None) -> Iterator[Sizes]:
-    for model in _divisors(devices):
-        if options is not None and model > options.num_heads:
-            continue
-        for pipeline in _divisors(devices // model):
-            if options is not None and pipeline > options.num_layers:
-                continue
-            for context in _divisors(devices // model // pipeline):
-                yield Sizes(devices // model // pipeline // context, model, context, pipeline)
-
-
-def _divisors(number: int) -> list[int]:
-    small = [candidate for candidate in range(1, math.isqrt(number) + 1) if number % candidate == 0]
-    return sorted({*small, *(number // candidate for candidate in small)})
-
-
 def _check_model(sizes: Sizes, config: Config, model: ModelTask, report: Report) -> None:
     options = model.options
     if options is not None and sizes.pipeline > options.num_layers:
@@ -242,8 +208,8 @@ def _check_model(sizes: Sizes, config: Config, model: ModelTask, report: Report)
         text = f"is {sizes.model}, more than the model's {options.num_heads} attention heads"
         report.error(f"{_SECTION}.model_parallel", text)
     if options is not None:
-        _check_chunks(sizes, config, options, report)
-        _check_offset(sizes, config, options, report)
+        check_chunks(sizes, config, options, report)
+        check_offset(sizes, config, options, report)
     _check_positions(sizes, config, model, report)
     _check_context(sizes, config, model, report)
     strategy = config.parallel.dataset_strategy
@@ -253,21 +219,6 @@ def _check_model(sizes: Sizes, config: Config, model: ModelTask, report: Report)
         report.error("parallel.dataset_strategy", text)
 
 
-def _check_chunks(sizes: Sizes, config: Config, options: ModelOptions, report: Report) -> None:
-    """Interleaved stages must have layers, and micro-batches come in rounds of as many as there are devices."""
-    chunks = config.model.model_config.pp_interleave_num or 1
-    if sizes.pipeline == 1 or chunks == 1:
-        return
-    path = "model.model_config.pp_interleave_num"
-    if sizes.pipeline * chunks > options.num_layers:
-        text = f"is {chunks}: {sizes.pipeline * chunks} stages, more than the model's {options.num_layers} layers"
-        report.error(path, text)
-    micro_batches = config.parallel_config.micro_batch_num or 1
-    if micro_batches % sizes.pipeline:
-        text = f"is {micro_batches}, which {sizes.pipeline} devices do not divide: pp_interleave_num above 1 needs that"
-        report.error(f"{_SECTION}.micro_batch_num", text)
-
-
 def _check_positions(sizes: Sizes, config: Config, model: ModelTask, report: Report) -> None:
     """Sequence parallelism shares out the positions of each context-parallel part."""
     shares = sizes.context * sizes.model
@@ -275,28 +226,6 @@ def _check_positions(sizes: Sizes, config: Config, model: ModelTask, report: Rep
     if spread and model.sequence_length is not None and model.sequence_length % shares:
         text = f"shares positions out over {shares} devices, which do not divide seq_length {model.sequence_length}"
         report.error(f"{_SECTION}.use_seq_parallel", text)
-
-
-def _check_offset(sizes: Sizes, config: Config, options: ModelOptions, report: Report) -> None:
-    """``offset`` moves layers between stages: one number a stage, which must leave as many layers as there are."""
-    offset = config.model.model_config.offset
-    path = "model.model_config.offset"
-    if sizes.pipeline == 1 or not offset:
-        return
-    if not isinstance(offset, list):
-        least = options.num_layers // (sizes.pipeline * (config.model.model_config.pp_interleave_num or 1))
-        if not 0 <= offset < least:
-            report.error(path, f"is {offset}, and leaves the first stage none of its {least} layers")
-        return
-    flat = _flat(offset)
-    stages = sizes.pipeline * (config.model.model_config.pp_interleave_num or 1)
-    if len(flat) != stages:
-        report.error(path, f"has {len(flat)} numbers, not one for each of the {stages} stages")
-    elif sum(flat) != options.num_layers % stages:
-        text = f"sums to {sum(flat)}; {options.num_layers} layers in {stages} stages need {options.num_layers % stages}"
-        report.error(path, text)
-    elif min(flat) + options.num_layers // stages < 1:
-        report.error(path, f"leaves a stage without layers: {options.num_layers // stages} a stage before it")
 
 
 def _check_context(sizes: Sizes, config: Config, model: ModelTask, report: Report) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TypeVar
 
+from runformer.config.layout import ParallelOptions
 from runformer.config.plugin_sections import PluginSection, unknown_type
 from runformer.config.problems import Report
 from runformer.config.resolve_data import data_options
@@ -25,7 +26,6 @@ from runformer.config.task import (
     LossScaleOptions,
     ModelTask,
     OptimizerOptions,
-    ParallelOptions,
     PluginOptimizerOptions,
     PluginOptions,
     PluginScheduleOptions,
@@ -143,7 +143,7 @@ def _optimizer(
     optimizer: Optimizer | PluginSection, parallel: ParallelOptions, report: Report
 ) -> OptimizerOptions | PluginOptimizerOptions:
     if isinstance(optimizer, PluginSection):
-        if parallel.tensor * parallel.pipeline > 1:
+        if parallel.tensor * parallel.pipeline > 1 or parallel.zero > 1:
             text = f"is {optimizer.type!r} of a plug-in, which trains whole models so far; this plan splits the model"
             report.not_built("optimizer.type", text)
         if report.planning:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from runformer.config.layout import ParallelOptions, SearchOptions
 from runformer.errors import ConfigError
 
 DType = Literal["float64", "float32", "bfloat16", "float16"]
@@ -311,38 +312,6 @@ class DeviceOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class ParallelOptions:
-    """How work is laid over devices: sizes of the four dimensions, whose product is the number of devices.
-
-    ``data`` copies of the model, each with its own rows; each copy's layers cut into ``pipeline`` stages, each layer
-    shared by ``tensor`` devices, each sequence by ``context``. ``sequence_parallel`` splits activations between
-    layers over the tensor dimension, too; ``shard_optimizer`` splits optimizer states over the data dimension
-    (ZeRO, arXiv:1910.02054, stage 1). A device of a pipeline has ``chunks`` stages, and micro-batches pass through them
-    as PyTorch's ``schedule`` of that name has it; ``extra_layers`` are those of each stage, in the order of the layers,
-    beyond an equal number.
-
-    ``recompute`` says which layers keep only their input for the backward pass: none, all, or so many of each stage,
-    from its first on.
-    """
-
-    data: int = 1
-    tensor: int = 1
-    context: int = 1
-    pipeline: int = 1
-    sequence_parallel: bool = False
-    shard_optimizer: bool = False
-    chunks: int = 1
-    schedule: str = "1F1B"
-    extra_layers: tuple[int, ...] | None = None
-    recompute: bool | tuple[int, ...] = False
-
-    @property
-    def devices(self) -> int:
-        """How many devices the layout takes."""
-        return self.data * self.tensor * self.context * self.pipeline
-
-
-@dataclass(frozen=True, slots=True)
 class Task:
     """One run, whole. ``train`` is set when training, ``predict`` when predicting; never both.
 
@@ -350,6 +319,8 @@ class Task:
     ``compile``: ``never``, ``accelerator`` (only there) or ``always``. ``notices`` tell the user what
     was read differently from how it is written, and which keys mean nothing here; ``without_effect`` has the latter
     as reason → keys. ``plugins`` are the files whose code was run for it.
+
+    Where ``search`` is set, ``parallel`` only says for how many copies of the model the rows of a step are written.
 
     ``not_built`` names, with their places, parts of a valid task that cannot be run yet: see ``require_built``.
 
@@ -370,7 +341,8 @@ class Task:
     train: TrainTask | None
     predict: PredictTask | None
     evaluation: EvaluationTask | None = None
-    parallel: ParallelOptions = ParallelOptions()
+    parallel: ParallelOptions = field(default_factory=ParallelOptions)
+    search: SearchOptions | None = None
     notices: tuple[str, ...] = ()
     without_effect: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     plugins: tuple[str, ...] = ()

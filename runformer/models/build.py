@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from runformer.config.task import LoraOptions, ModelOptions, Precision
 from runformer.models.decoder import TORCH_DTYPES, CausalLM
 from runformer.models.lora import add_lora
-from runformer.models.part import Part, Stage
+from runformer.models.part import Part, Stage, local
 from runformer.models.rope import rope_frequencies
 
 
@@ -46,16 +46,21 @@ def outline(
 def materialise(model: CausalLM, device: torch.device) -> None:
     """Give a model memory; only what is computed from its options has values then.
 
-    Not by ``to_empty``, which for a tensor of the meta device brings in sympy: half a second of every start.
+    Only where copies share weights out by ``to_empty``, which brings in sympy for a tensor of the meta device: half a
+    second of every start.
     """
-    for module in model.modules():
-        for name, outlined in module.named_parameters(recurse=False):
-            memory = torch.empty(outlined.shape, dtype=outlined.dtype, device=device)
-            setattr(module, name, nn.Parameter(memory, requires_grad=outlined.requires_grad))
+    reads = {number: layer.self_attn.kv_heads_H for number, layer in model.layers.items()}
+    if hasattr(next(model.parameters()), "to_local"):
+        model.to_empty(device=device)
+    else:
+        for module in model.modules():
+            for name, outlined in module.named_parameters(recurse=False):
+                memory = torch.empty(outlined.shape, dtype=outlined.dtype, device=device)
+                setattr(module, name, nn.Parameter(memory, requires_grad=outlined.requires_grad))
     model.model.frequencies_C = rope_frequencies(model.options)[0].to(device)
-    for layer in model.layers.values():
-        reads = layer.self_attn.kv_heads_H
-        layer.self_attn.kv_heads_H = None if reads is None else reads.to(device)
+    for number, layer in model.layers.items():
+        heads = reads[number]
+        layer.self_attn.kv_heads_H = None if heads is None else heads.to(device)
 
 
 @torch.no_grad()
@@ -77,7 +82,7 @@ def initialise(
     for name, parameter in model.named_parameters():
         if not adapters_only or _is_adapter(name):
             part = parts.get(name) or Part.whole(tuple(parameter.shape))
-            parameter.copy_(part.take(_initial(name, part.shape, seed, model.options.initializer_range)))
+            local(parameter).copy_(part.take(_initial(name, part.shape, seed, model.options.initializer_range)))
 
 
 def _is_adapter(name: str) -> bool:

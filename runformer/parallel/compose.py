@@ -1,7 +1,7 @@
 """Every parallelism in one place and one order.
 
-Outline of a stage, without memory → recomputed layers → tensor split → memory → (weights and compiled layers, by
-whoever composes) → copies.
+Outline of a stage, without memory → recomputed layers → tensor split → weights shared out over copies → memory →
+(weights and compiled layers, by whoever composes) → whole copies.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ from dataclasses import replace
 
 import torch
 
-from runformer.config.task import LoraOptions, ModelOptions, ParallelOptions, Precision
+from runformer.config.layout import ParallelOptions
+from runformer.config.task import LoraOptions, ModelOptions, Precision
 from runformer.errors import ConfigError
 from runformer.models.build import materialise, outline
 from runformer.models.decoder import CausalLM
 from runformer.models.part import Part, Stage
 from runformer.parallel.group import Group, alone
-from runformer.parallel.mesh import Mesh, lay_out
+from runformer.parallel.mesh import V_SCHEDULES, Mesh, lay_out
 from runformer.parallel.model import ParallelModel
 from runformer.parallel.pipeline import Pipeline, stages_of
+from runformer.parallel.sharded import share_weights
 from runformer.parallel.tensor import TensorSplit, split_tensors
 
 _TABLE = "model.embed_tokens.weight"
@@ -45,8 +47,12 @@ def compose(options: ModelOptions, precision: Precision, lora: LoraOptions | Non
     for index, model in zip(indices, models, strict=True):
         model.model.recomputed = _recomputed(stages[index], index, layout.recompute)
     splits = [split_tensors(model, mesh.tensor, spread=layout.sequence_parallel) for model in models]
+    if layout.zero >= 2 and layout.shards > 1:
+        share_weights(models, mesh)
     for model in models:
         materialise(model, mesh.world.device)
+    if len(models) > 1 and models[-1].model.embed_tokens is not None and models[0].model.stage.first:
+        models[-1].model.embed_tokens = models[0].model.embed_tokens  # a tied embedding, with both ends here
     pipeline = None
     if layout.pipeline > 1:
         spread = layout.tensor if layout.sequence_parallel else 1
@@ -55,7 +61,7 @@ def compose(options: ModelOptions, precision: Precision, lora: LoraOptions | Non
     return ParallelModel(
         models,
         mesh,
-        _parts_of(models, splits),
+        _parts_of(models, splits, layout, mesh.shards.rank),
         dict(outline(options, precision, lora).named_parameters()),
         partial=frozenset().union(*(split.partial for split in splits)),
         overlapping=frozenset().union(*(split.overlapping for split in splits)),
@@ -91,11 +97,23 @@ def outline_parts(
     layout: ParallelOptions,
     stages: Sequence[Stage],
     tensor: int,
+    shard: int,
 ) -> dict[str, Part]:
-    """What a process of a layout holds of each parameter: by its stages, and its number among those that share them."""
+    """What a process of a layout holds of each parameter.
+
+    Args:
+        options: the shape of the whole model.
+        precision: the dtype of each part of it.
+        lora: adapters on it.
+        layout: the sizes.
+        stages: those of the process.
+        tensor: its number among those that share its layers.
+        shard: its number among the copies that share out weights.
+    """
     group = Group(tensor, layout.tensor, torch.device("meta"))
     models = [outline(options, precision, lora, stage) for stage in stages]
-    return _parts_of(models, [split_tensors(model, group, spread=layout.sequence_parallel) for model in models])
+    splits = [split_tensors(model, group, spread=layout.sequence_parallel) for model in models]
+    return _parts_of(models, splits, layout, shard)
 
 
 def undivided(model: CausalLM) -> ParallelModel:
@@ -107,15 +125,24 @@ def undivided(model: CausalLM) -> ParallelModel:
 
 
 def stage_indices(pipeline: int, layout: ParallelOptions) -> list[int]:
-    """Which stages a process has, of all in the order of the layers: every process one, then every process another."""
+    """Which stages a process has, of all in the order of the layers: every process one, then every process another.
+
+    In a V all processes have one on the way there, and one on the way back.
+    """
+    if layout.schedule in V_SCHEDULES:
+        return [pipeline, 2 * layout.pipeline - 1 - pipeline]
     return [chunk * layout.pipeline + pipeline for chunk in range(layout.chunks)]
 
 
-def _parts_of(models: Sequence[CausalLM], splits: Sequence[TensorSplit]) -> dict[str, Part]:
+def _parts_of(
+    models: Sequence[CausalLM], splits: Sequence[TensorSplit], layout: ParallelOptions, shard: int
+) -> dict[str, Part]:
     """What is held of each parameter; of a tied embedding the first stage owns what the last one has, too."""
     parts: dict[str, Part] = {}
     for model, split in zip(models, splits, strict=True):
         parts |= split.parts
-        if _TABLE in split.parts and not model.model.stage.first:
+        if _TABLE in split.parts and not (model.model.stage.first or models[0].model.stage.first):
             parts[_TABLE] = replace(split.parts[_TABLE], owned=())
-    return parts
+    if layout.zero < 2 or layout.shards == 1:
+        return parts
+    return {name: part.shared(shard, layout.shards) for name, part in parts.items()}

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 import torch.distributed as dist
 
-from runformer.config.task import ParallelOptions
+from runformer.config.layout import ParallelOptions
 from runformer.parallel.group import Group, alone
 
+V_SCHEDULES = frozenset({"ZBVZeroBubble"})
+"""Schedules in which the first process has the last stage, too."""
 _DIMENSIONS = ("pipeline", "data", "context", "tensor")
 
 
@@ -35,6 +37,11 @@ def place_of(rank: int, options: ParallelOptions) -> Place:
     return Place(pipeline, data, context, tensor)
 
 
+def shard_of(place: Place, options: ParallelOptions) -> int:
+    """Which share of what copies share out is had there."""
+    return (place.data * options.context + place.context) % options.shards
+
+
 @dataclass(frozen=True, slots=True)
 class Mesh:
     """A process's place in a layout, and its groups there.
@@ -47,6 +54,8 @@ class Mesh:
         context: those that share its sequences.
         pipeline: those with its rows, in the order of their stages.
         replicas: those with the same part of the model: copies, and holders of other parts of the same sequences.
+        shards: those of them that share out what ``options.zero`` says; this one alone where nothing is shared.
+        twins: those of them that have the same share; this one alone where all of them share.
         model: those that make up one copy of the model.
         ends: those with the first and the last stage of one copy, of which this process is one; else it alone.
     """
@@ -58,6 +67,8 @@ class Mesh:
     context: Group
     pipeline: Group
     replicas: Group
+    shards: Group
+    twins: Group
     model: Group
     ends: Group
 
@@ -78,7 +89,9 @@ def lay_out(options: ParallelOptions, world: Group) -> Mesh:
         "model": ("pipeline", "tensor"),
     }
     groups = {name: _group(along, options, world) for name, along in makers.items()}
-    return Mesh(options, place_of(world.rank, options), world, **groups, ends=_ends(options, world))
+    shards, twins = _sharers(options, world, groups["replicas"])
+    place = place_of(world.rank, options)
+    return Mesh(options, place, world, **groups, shards=shards, twins=twins, ends=_ends(options, world))
 
 
 def _group(along: tuple[str, ...], options: ParallelOptions, world: Group) -> Group:
@@ -100,9 +113,20 @@ def _families(along: tuple[str, ...], options: ParallelOptions) -> list[list[int
     return list(families.values())
 
 
+def _sharers(options: ParallelOptions, world: Group, replicas: Group) -> tuple[Group, Group]:
+    """Consecutive replicas share, and those with the same number among sharers are twins."""
+    size = options.shards
+    if size in (1, options.replicas):
+        return (alone(world.device), replicas) if size == 1 else (replicas, alone(world.device))
+    families = _families(("data", "context"), options)
+    sharers = [ranks[begin : begin + size] for ranks in families for begin in range(0, len(ranks), size)]
+    twins = [ranks[number::size] for ranks in families for number in range(size)]
+    return _new_group(sharers, world), _new_group(twins, world)
+
+
 def _ends(options: ParallelOptions, world: Group) -> Group:
     """The first and the last stage share the weights of a tied embedding."""
-    if options.pipeline == 1:
+    if options.pipeline == 1 or options.schedule in V_SCHEDULES:
         return alone(world.device)
     families = [[ranks[0], ranks[-1]] for ranks in _families(("pipeline",), options)]
     return world if families == [list(range(world.size))] else _new_group(families, world)

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from runformer.config.task import ModelOptions, Precision
 from runformer.data.batch import TokenBatch
 from runformer.models.decoder import CausalLM
-from runformer.models.part import Part, Span
+from runformer.models.part import Part, Span, local
 from runformer.parallel.group import Group, collecting_gradients, copy_over_ranks
 from runformer.parallel.inputs import Inputs, enter_place, inputs_of
 from runformer.parallel.mesh import Mesh
 from runformer.parallel.pipeline import Loss, Pipeline
+from runformer.parallel.sharded import let_go
 from runformer.parallel.shards import buckets
 
 _TABLE = "model.embed_tokens.weight"
@@ -71,6 +72,16 @@ class ParallelModel:
         return self.mesh.world.device
 
     @property
+    def _shares_weights(self) -> bool:
+        """Whether this copy of the model keeps some rows of each parameter only."""
+        return self.mesh.options.zero >= 2 and self.mesh.shards.size > 1
+
+    @property
+    def holds_all(self) -> bool:
+        """Whether this process has the whole model."""
+        return self.mesh.model.size == 1 and not self._shares_weights
+
+    @property
     def answers_for_loss(self) -> bool:
         """Whether the last stage is here, and no process that computes the same loss comes before this one."""
         return self.stages[-1].model.stage.last and self.mesh.tensor.is_first
@@ -79,6 +90,10 @@ class ParallelModel:
         """Those that are here, with their names in the whole model."""
         for stage in self.stages:
             yield from stage.named_parameters()
+
+    def held(self) -> dict[str, Tensor]:
+        """What is here of each parameter, in the shape that its part says; with the parameter's memory."""
+        return {name: local(parameter.detach()) for name, parameter in self.named_parameters()}
 
     def train(self, mode: bool = True) -> bool:
         """Set training or evaluation mode; the mode before that."""
@@ -107,7 +122,8 @@ class ParallelModel:
         if self._pipeline is not None:
             return self._pipeline.run(micro_batches, loss, backward=True)
         if self._copy is None:
-            self._copy = copy_over_ranks(self.stages[0], self.mesh.replicas)
+            stage = self.stages[0]
+            self._copy = stage if self._shares_weights else copy_over_ranks(stage, self.mesh.replicas)
         losses = []
         for number, inputs in enumerate(micro_batches):
             if number < len(micro_batches) - 1:
@@ -124,8 +140,12 @@ class ParallelModel:
     def forward(self, micro_batches: Sequence[Inputs], loss: Loss) -> list[Tensor]:
         """The losses of micro-batches, on the last stage."""
         if self._pipeline is not None:
-            return self._pipeline.run(micro_batches, loss, backward=False)
-        return [self._forward(self.stages[0], inputs, loss, number) for number, inputs in enumerate(micro_batches)]
+            losses = self._pipeline.run(micro_batches, loss, backward=False)
+        else:
+            losses = [self._forward(self.stages[0], batch, loss, number) for number, batch in enumerate(micro_batches)]
+        for stage in self.stages:
+            let_go(stage)
+        return losses
 
     def _forward(self, module: nn.Module, inputs: Inputs, loss: Loss, number: int) -> Tensor:
         enter_place(self.stages[0], inputs)
@@ -135,7 +155,7 @@ class ParallelModel:
     @torch.no_grad()
     def finish_gradients(self) -> None:
         """Make every gradient the sum of all that belongs to it, on whichever processes that was computed."""
-        gradients = {name: p.grad for name, p in self.named_parameters() if p.grad is not None}
+        gradients = {name: local(p.grad) for name, p in self.named_parameters() if p.grad is not None}
         tensor, ends = self.mesh.tensor, self.mesh.ends
         if tensor.size > 1:
             _sum([gradients[name] for name in sorted(self._partial & gradients.keys())], tensor)
@@ -143,20 +163,24 @@ class ParallelModel:
             part, gradient = self.parts[name], gradients[name]
             whole = gradient.new_zeros(part.shape)
             replace(part, owned=part.spans).put(gradient, whole)
+            if self._shares_weights:
+                self.mesh.shards.sum(whole)
             gradient.copy_(part.take(tensor.sum(whole)))
         if ends.size > 1 and self.options.tie_embeddings and _TABLE in gradients:
             ends.sum(gradients[_TABLE])
-        if self._pipeline is not None and self.mesh.replicas.size > 1:
+        if self._pipeline is not None and self.mesh.replicas.size > 1 and not self._shares_weights:
             _sum(list(gradients.values()), self.mesh.replicas)
 
     def norm(self, tensors: Mapping[str, Tensor]) -> float:
         """The joint L2 norm of one tensor for each parameter, every element of the whole model counted once."""
-        if self.mesh.model.size == 1:
+        if self.holds_all:
             return float(nn.utils.get_total_norm(list(tensors.values())))
         own = [piece for name, tensor in tensors.items() for piece in self.parts[name].own(tensor)]
         squares = torch.zeros((), dtype=torch.float64, device=self.device)
         if own:
             squares += torch.stack([norm.double().square() for norm in torch._foreach_norm(own)]).sum()
+        if self._shares_weights:
+            self.mesh.shards.sum(squares)
         return math.sqrt(self.mesh.model.sum(squares).item())
 
     @torch.no_grad()
@@ -168,7 +192,9 @@ class ParallelModel:
             kinds: what there is of each parameter that is trained; ``""`` is the parameter itself, trained or not.
         """
         whole: dict[str, Tensor] = {}
-        if self.mesh.place.data or self.mesh.place.context:
+        if self._shares_weights and self.mesh.twins.rank:
+            tensors = {}  # a twin gives them
+        elif self.mesh.replicas.rank and not self._shares_weights:
             return whole  # a copy
         for kind in kinds:
             for name, outline in self.whole.items():
@@ -184,7 +210,9 @@ class ParallelModel:
         whole = torch.zeros(outline.shape, dtype=dtype, device=self.device)
         if held is not None:
             self.parts[name].put(held, whole)
-        dist.reduce(whole, dst=0, group=self.mesh.model.handle)
+        group = self.mesh.world if self._shares_weights else self.mesh.model
+        if group.size > 1:
+            dist.reduce(whole, dst=0, group=group.handle)
         return whole
 
 

@@ -1,4 +1,4 @@
-"""Tensors of which every process of a group answers for an equal share of the elements (ZeRO, arXiv:1910.02054)."""
+"""Tensors of which every process of a group answers for an equal share (ZeRO stage 1, arXiv:1910.02054)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from runformer.parallel.collectives import gather
 from runformer.parallel.group import Group
 
-_BUCKET_ELEMENTS = 2**24
+BUCKET_ELEMENTS = 2**24
 
 
 class Shards:
@@ -64,7 +64,7 @@ def buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     """Cut tensors into lists of one dtype that make messages of a good size."""
     bucket: list[Tensor] = []
     for tensor in tensors:
-        full = sum(item.numel() for item in bucket) >= _BUCKET_ELEMENTS
+        full = sum(item.numel() for item in bucket) >= BUCKET_ELEMENTS
         if bucket and (full or bucket[0].dtype != tensor.dtype):
             yield bucket
             bucket = []

@@ -13,11 +13,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from runformer.config.task import LoraOptions, ModelOptions, ParallelOptions, Precision
+from runformer.config.layout import ParallelOptions
+from runformer.config.task import LoraOptions, ModelOptions, Precision
 from runformer.errors import RunformerError
 from runformer.models.part import Part, Stage
 from runformer.parallel.compose import outline_parts, stage_indices
-from runformer.parallel.mesh import place_of
+from runformer.parallel.mesh import place_of, shard_of
 from runformer.parallel.pipeline import stages_of
 
 FORMAT_VERSION = 1
@@ -38,8 +39,8 @@ def write_strategies(
     """
 
     @cache
-    def parts(pipeline: int, tensor: int) -> dict[str, Any]:
-        return _parts(pipeline, tensor, layout, options, precision, lora)
+    def parts(pipeline: int, tensor: int, shard: int) -> dict[str, Any]:
+        return _parts(pipeline, tensor, shard, layout, options, precision, lora)
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +53,7 @@ def write_strategies(
                 "world_size": layout.devices,
                 "layout": asdict(layout),
                 "place": asdict(place),
-                **parts(place.pipeline, place.tensor),
+                **parts(place.pipeline, place.tensor, shard_of(place, layout)),
             }
             path = folder / f"strategy_rank_{rank}.json"
             beside = folder / f".{path.name}.{os.getpid()}"
@@ -73,6 +74,7 @@ def _text(content: Mapping[str, Any]) -> str:
 def _parts(
     pipeline: int,
     tensor: int,
+    shard: int,
     layout: ParallelOptions,
     options: ModelOptions,
     precision: Precision,
@@ -81,7 +83,7 @@ def _parts(
     """The stages of a place in the layout, and its parameters."""
     all_stages = stages_of(options.num_layers, layout.pipeline, layout.chunks, layout.extra_layers)
     indices = stage_indices(pipeline, layout)
-    parts = outline_parts(options, precision, lora, layout, [all_stages[index] for index in indices], tensor)
+    parts = outline_parts(options, precision, lora, layout, [all_stages[index] for index in indices], tensor, shard)
     return {
         "stages": [{"index": index, **_stage(all_stages[index])} for index in indices],
         "parameters": {name: _part(parts[name]) for name in sorted(parts)},
@@ -93,4 +95,5 @@ def _stage(stage: Stage) -> dict[str, Any]:
 
 
 def _part(part: Part) -> dict[str, Any]:
-    return {"shape": part.shape, "dim": part.dim, "spans": part.spans, "owned": part.owned}
+    held = {"shape": part.shape, "dim": part.dim, "spans": part.spans, "owned": part.owned}
+    return held if part.rows is None else {**held, "rows": part.rows}

@@ -2,7 +2,8 @@
 
 from runformer.plan.make import make_plan
 from runformer.plan.plan import Plan
+from runformer.plan.search import with_best_layout
 from runformer.plan.show import describe, write_plan
 from runformer.plan.strategies import save_strategies
 
-__all__ = ["Plan", "describe", "make_plan", "save_strategies", "write_plan"]
+__all__ = ["Plan", "describe", "make_plan", "save_strategies", "with_best_layout", "write_plan"]

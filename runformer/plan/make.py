@@ -13,8 +13,8 @@ from runformer.data.dataset import TokenDataset
 from runformer.models.build import build_model
 from runformer.models.decoder import CausalLM
 from runformer.models.families import resolve_options
-from runformer.plan.layout import bytes_sent, plan_layout
-from runformer.plan.memory import evaluation_memory, prediction_memory
+from runformer.plan.layout import bytes_sent, idle_part, plan_layout
+from runformer.plan.memory import evaluation_memory, prediction_memory, training_memories
 from runformer.plan.plan import DatasetPlan, LayoutPlan, ModelPlan, OutputPlan, Plan, PromptsPlan, WeightsPlan
 from runformer.plan.training import TrainingPlan, plan_training, planned_device
 from runformer.predict.run import length_limit, model_folder, read_batches
@@ -67,12 +67,15 @@ def make_plan(task: Task) -> Plan:
 
 
 def _with_messages(plan: Plan, task: Task, options: ModelOptions) -> LayoutPlan | None:
-    """The layout with what a device sends in a training step, where that is known."""
-    if plan.layout is None or plan.step is None or plan.memory_of_a_device is None or task.train is None:
+    """The layout with what a device sends in a training step, and each stage's memory, where that is known."""
+    if plan.layout is None or plan.step is None or task.train is None:
         return plan.layout
-    length, gradients = plan.step.tokens // plan.step.rows, plan.memory_of_a_device["gradients"]
-    sent = bytes_sent(options, task.model.precision, task.train, task.parallel, length, gradients)
-    return replace(plan.layout, sent=sent)
+    length = plan.step.tokens // plan.step.rows
+    sent = bytes_sent(task.model, options, task.train, task.parallel, length)
+    memories = training_memories(task.model, options, task.train, length, task.parallel, planned_device(task))
+    stages = [replace(stage, memory=kinds) for stage, kinds in zip(plan.layout.stages, memories, strict=True)]
+    idle = idle_part(task.parallel, task.train.accumulation_steps)
+    return replace(plan.layout, stages=tuple(stages), sent=sent, idle_part=idle)
 
 
 def _model(task: Task, options: ModelOptions, model: CausalLM) -> ModelPlan:

@@ -4,182 +4,325 @@ What a layer keeps for its backward pass is not computed from a formula but seen
 which have shapes and no memory, and what autograd saves is added up. The estimate follows the code, then, and not
 what somebody once wrote down about it. It is of eager execution; compiled code may keep less.
 
-Shape suffixes: B rows, L positions, D hidden size, K head size.
+Shape suffixes: B rows, L positions, C positions between blocks of this device, D hidden size, G key-value heads, K head
+size.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from runformer.config.task import ModelOptions, ModelTask, ParallelOptions, Precision, TrainTask
-from runformer.models.decoder import TORCH_DTYPES, CausalLM
+from runformer.config.layout import ParallelOptions
+from runformer.config.task import LoraOptions, ModelOptions, ModelTask, Precision, TrainTask
+from runformer.models.decoder import TORCH_DTYPES, CausalLM, DecoderLayer
 from runformer.models.lora import add_lora
+from runformer.parallel.mesh import Place
+from runformer.parallel.shards import BUCKET_ELEMENTS
+from runformer.plan.share import Share, Size, share_of
 from runformer.train.loss import chunk_elements
 
 _MOMENT_BYTES = 8  # of AdamW, for a number that is trained: two of float32
+_GAPS = 0.11  # of what tensors take on a CPU, what lies unused between them; measured by benchmarks/memory.py
+_GATHERED_AHEAD = 2  # layers whose weights are whole at a time, where all others are shared out
+
+Kinds = Mapping[str, int]
+"""Bytes by kind: weights, gradients, optimizer states, activations, buffers."""
 
 
 def training_memory(
-    model: ModelTask, options: ModelOptions, train: TrainTask, length: int, parallel: ParallelOptions, device: str
-) -> Mapping[str, int]:
-    """Bytes of the fullest device at the peak of a training step, by kind.
+    model: ModelTask, options: ModelOptions, train: TrainTask, length: int, layout: ParallelOptions, device: str
+) -> Kinds:
+    """Bytes of the fullest device at the peak of a training step, by kind; arguments as of ``training_memories``."""
+    return max(training_memories(model, options, train, length, layout, device), key=lambda kinds: sum(kinds.values()))
+
+
+def training_memories(
+    model: ModelTask, options: ModelOptions, train: TrainTask, length: int, layout: ParallelOptions, device: str
+) -> list[Kinds]:
+    """Bytes at the peak of a training step, by kind, of the fullest device of each place in the pipeline.
+
+    Of those that share layers the first one is the fullest.
 
     Args:
         model: for precision and adapters.
         options: the whole model's shape.
         train: for the rows of a batch.
         length: positions in a row.
-        parallel: how the model is laid over devices.
+        layout: how the model is laid over devices.
         device: ``cpu``, ``cuda`` or ``npu``; decides how many logits are held at a time.
     """
-    share = _share(options, parallel)
-    with FakeTensorMode(), torch.device("cpu"):
-        part = _one_layer(share, model)
-        layer, ends = _parameters(part.model.layers), _parameters(_ends(part, parallel))
-        layers = _most_layers(options, parallel)
-        kept = _saved_by_layer(part, train.batch_size, length // parallel.context, parallel)
-    positions = train.batch_size * length // parallel.context // (parallel.tensor if parallel.sequence_parallel else 1)
-    between = positions * options.hidden_size * TORCH_DTYPES[model.precision.compute].itemsize
-    again = _recomputed(layers, parallel.recompute)
-    in_flight = min(parallel.pipeline, train.accumulation_steps)  # micro-batches that the first stage has begun
-    trainable = layer["trainable"] * layers + ends["trainable"]
-    moments = _MOMENT_BYTES * (layer["trained numbers"] * layers + ends["trained numbers"])
-    return {
-        "weights": layer["all"] * layers + ends["all"],
-        "gradients": trainable,
-        "optimizer states": math.ceil(moments / parallel.data) if parallel.shard_optimizer else moments,
-        # A recomputed layer keeps its input, but for the one whose turn it is.
-        "activations": (kept * (layers - again) + between * again) * in_flight + (kept if again else 0),
-        "logits": _logits(share, model.precision, train.batch_size * length // parallel.context, device),
-    }
+    places = [Place(pipeline=number) for number in range(layout.pipeline)]
+    return [rank_memory(model, options, train, length, layout, device, place) for place in places]
 
 
-def prediction_memory(
-    options: ModelOptions, precision: Precision, rows: int, length: int, parallel: ParallelOptions
-) -> Mapping[str, int]:
-    """Bytes of a device while ``rows`` prompts are answered together, each text at most ``length`` tokens long."""
-    share = _share(options, parallel)
-    width = TORCH_DTYPES[precision.compute].itemsize
-    rows = math.ceil(rows / parallel.data)
-    elements = _elements(share, precision)
-    cache = 2 * options.num_layers * rows * share.num_kv_heads * length * share.head_dim
-    return {
-        "weights": elements * width,
-        "keys and values": cache * width,
-        "logits": rows * share.vocab_size * 4,
-    }
+def rank_memory(
+    model: ModelTask,
+    options: ModelOptions,
+    train: TrainTask,
+    length: int,
+    layout: ParallelOptions,
+    device: str,
+    place: Place,
+) -> Kinds:
+    """Bytes of the device at a place of the layout, at the peak of a training step; see ``training_memories``."""
+    share = share_of(options, model.precision, model.lora, layout, place)
+    step = _Step(share, model.precision, layout, train.batch_size, length // layout.context, train.accumulation_steps)
+    fullest = max(_moments(step, model, place, device), key=lambda kinds: sum(kinds.values()))
+    if device == "cpu":
+        fullest["buffers"] += int(_GAPS * sum(fullest.values()))
+    return fullest
 
 
-def evaluation_memory(
-    model: ModelTask, options: ModelOptions, rows: int, length: int, parallel: ParallelOptions, device: str
-) -> Mapping[str, int]:
-    """Bytes of a device while it evaluates batches of ``rows`` rows of ``length`` positions; see training_memory."""
-    share, precision = _share(options, parallel), model.precision
-    return {
-        "weights": _elements(share, precision) * TORCH_DTYPES[precision.parameters].itemsize,
-        "logits": _logits(share, precision, rows * length, device),
-    }
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What a device does in a step: its share of the model, and the rows and positions of each micro-batch."""
+
+    share: Share
+    precision: Precision
+    layout: ParallelOptions
+    rows: int
+    length: int
+    micro_batches: int
+
+    @property
+    def all(self) -> Size:
+        """Its parameters."""
+        return self.share.layer * self.share.layers + self.share.ends
+
+    @property
+    def shards(self) -> int:
+        """Over how many devices weights are shared out."""
+        return self.layout.shards if self.layout.zero >= 2 else 1
+
+    @property
+    def width(self) -> int:
+        """Bytes of a number that is computed with."""
+        return TORCH_DTYPES[self.precision.compute].itemsize
+
+    @property
+    def between(self) -> int:
+        """Bytes of the hidden states between two layers."""
+        spread = self.layout.tensor if self.layout.sequence_parallel else 1
+        return self.rows * (self.length // spread) * self.share.options.hidden_size * self.width
+
+    def constant(self) -> dict[str, int]:
+        """What is there all the time."""
+        moments = _MOMENT_BYTES * self.all.numbers
+        return {
+            "weights": math.ceil(self.all.all / self.shards),
+            "gradients": 0,
+            "optimizer states": math.ceil(moments / self.layout.shards),
+            "activations": 0,
+            "buffers": 0,
+        }
+
+    def gathered(self) -> int:
+        """Bytes of whole weights that were shared out, and of the message with the next ones."""
+        if self.shards == 1:
+            return 0
+        layer, layers = self.share.layer.all, self.share.layers
+        held = layers if self.layout.zero == 2 else min(layers, _GATHERED_AHEAD)
+        return self.share.ends.all + (held + 1) * layer
 
 
-def _elements(options: ModelOptions, precision: Precision) -> int:
-    """The number of parameters, adapters aside."""
-    with torch.device("meta"):
-        part = CausalLM(replace(options, num_layers=1), precision)
-    in_layers = sum(parameter.numel() for parameter in part.model.layers.parameters()) * options.num_layers
-    return in_layers + sum(parameter.numel() for module in _modules(part) for parameter in module.parameters())
+def _moments(step: _Step, model: ModelTask, place: Place, device: str) -> Iterator[dict[str, int]]:
+    """Memory by kind at each time of a step when it may be at its fullest."""
+    share, layout, begun = step.share, step.layout, _in_flight(step, place)
+    copies = layout.replicas > 1 and layout.pipeline == 1 and step.shards == 1  # these have their messages' memory
+    kinds = step.constant()
+    if copies or step.micro_batches > begun:
+        kinds["gradients"] = math.ceil(step.all.trained / step.shards)
+    kinds["buffers"] = step.gathered()
+    kept, again = _saved_by_layer(step, model), _recomputed(step)
+    activations = _activations(step, kept, again, place)
+    if share.last:
+        kinds["buffers"] += step.rows * step.length * share.options.hidden_size * step.width + share.head.trained
+        scores = _scores(share.options, step.precision, step.rows * step.length, device)
+        yield {**kinds, "activations": activations, "buffers": kinds["buffers"] + scores}
+    if again:
+        activations += kept  # those of the layer whose turn it is
+    buffers = kinds["buffers"] + _backward_of_a_layer(step)
+    yield {**kinds, "activations": activations, "buffers": buffers}
+    done = step.all.trained - share.ends.trained - share.layer.trained + share.head.trained
+    first = step.between if again == share.layers else 0
+    yield {**kinds, "gradients": math.ceil(done / step.shards), "activations": kept + first, "buffers": buffers}
+    yield _end_of_backward(step)
 
 
-def _share(options: ModelOptions, parallel: ParallelOptions) -> ModelOptions:
-    """The model as one device of the tensor dimension holds it."""
-    return replace(
-        options,
-        num_heads=math.ceil(options.num_heads / parallel.tensor),
-        num_kv_heads=math.ceil(options.num_kv_heads / parallel.tensor),
-        intermediate_size=math.ceil(options.intermediate_size / parallel.tensor),
-        vocab_size=math.ceil(options.vocab_size / parallel.tensor),
+def _end_of_backward(step: _Step) -> dict[str, int]:
+    kinds = step.constant()
+    kinds["gradients"] = math.ceil(step.all.trained / step.shards)
+    if step.shards > 1:  # the first layer's, whole and as a message, and those of both ends
+        kinds["buffers"] = step.gathered() + 2 * step.share.layer.trained + step.share.ends.trained
+    elif step.layout.shards > 1:  # updated weights go around: what is sent, what comes, and that in one piece
+        largest = max(step.share.head.all, min(4 * BUCKET_ELEMENTS, step.all.all))
+        kinds["buffers"] = 2 * largest + math.ceil(largest / step.layout.shards)
+    else:
+        kinds["buffers"] = _backward_of_a_layer(step)
+    return kinds
+
+
+def _backward_of_a_layer(step: _Step) -> int:
+    """Bytes of gradients inside of a layer, around its widest part, and of one weight."""
+    options = step.share.options
+    widest = step.rows * step.length * options.intermediate_size * step.width
+    return 3 * widest + options.intermediate_size * options.hidden_size * step.width
+
+
+def _in_flight(step: _Step, place: Place) -> int:
+    """Micro-batches whose forward pass is done and whose backward pass is not, at most; see ``_begun``."""
+    return min(step.micro_batches, _begun(step, place)) if step.layout.pipeline > 1 else 1
+
+
+def _begun(step: _Step, place: Place) -> int:
+    layout = step.layout
+    waits = layout.pipeline - place.pipeline
+    return {"1F1B": waits, "GPipe": step.micro_batches, "LoopedBFS": step.micro_batches}.get(
+        layout.schedule, layout.pipeline
     )
 
 
-def _most_layers(options: ModelOptions, parallel: ParallelOptions) -> int:
-    return math.ceil(options.num_layers / parallel.pipeline)
+def _activations(step: _Step, kept: int, again: int, place: Place) -> int:
+    """Bytes that this device keeps for backward passes when it keeps the most; of ``again`` layers the inputs only."""
+    of_one = kept * (step.share.layers - again) + step.between * again
+    if step.share.last:
+        of_one += 2 * step.between  # what the last norm gets and gives
+    stages = step.layout.chunks
+    units = _in_flight(step, place) * stages
+    if step.layout.schedule == "Interleaved1F1B":
+        later = 2 * (step.layout.pipeline - 1 - place.pipeline)
+        units = min(step.micro_batches * stages, (stages - 1) * step.layout.pipeline + later + 1)
+    return math.ceil(of_one * units / stages)
 
 
-def _one_layer(options: ModelOptions, model: ModelTask) -> CausalLM:
-    part = CausalLM(replace(options, num_layers=1), model.precision)
-    if model.lora is not None:
-        add_lora(part, model.lora)
+def _recomputed(step: _Step) -> int:
+    """How many of this device's layers are recomputed."""
+    recompute, stages = step.layout.recompute, step.share.stages
+    if isinstance(recompute, bool):
+        return step.share.layers if recompute else 0
+    counts = (recompute[index] if index < len(recompute) else 0 for index in step.share.indices)
+    return sum(min(len(stage.layers), count) for stage, count in zip(stages, counts, strict=True))
+
+
+def _saved_by_layer(step: _Step, model: ModelTask) -> int:
+    """Bytes that one layer keeps for its backward pass, besides its parameters and the rotary tables."""
+    layout, reads = step.layout, step.share.heads.reads
+    spread = layout.tensor if layout.sequence_parallel else 1
+    options = replace(step.share.options, num_layers=1)
+    reads = None if reads is None else tuple(reads)
+    return _saved(options, reads, step.precision, model.lora, step.rows, step.length, spread, layout.context)
+
+
+@cache  # a search asks for the same ones again and again
+def _saved(
+    options: ModelOptions,
+    reads: tuple[int, ...] | None,
+    precision: Precision,
+    lora: LoraOptions | None,
+    rows: int,
+    length: int,
+    spread: int,
+    context: int,
+) -> int:
+    """Of a model of one layer; ``spread`` ranks share positions between blocks, ``context`` ranks each sequence."""
+    with FakeTensorMode(), torch.device("cpu"):
+        layer = _fake_layer(options, precision, lora, reads, spread)
+        rotary, compute = TORCH_DTYPES[precision.rotary], TORCH_DTYPES[precision.compute]
+        rope = tuple(torch.empty(length, 1, options.head_dim, dtype=rotary) for _ in range(2))
+        x_BCD = torch.empty((rows, length // spread, options.hidden_size), dtype=compute, requires_grad=True)
+        cache = _GatheredKeys(context) if context > 1 else None
+        saved: dict[int, Tensor] = {}
+
+        def note(tensor: Tensor) -> Tensor:
+            saved.setdefault(_memory(tensor), tensor)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            layer(x_BCD * 1, rope, None, cache)
+        for tensor in (*rope, *layer.parameters()):  # shared by all layers, or counted as weights
+            saved.pop(_memory(tensor), None)
+        return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
+
+
+class _GatheredKeys:
+    """Keys and values of all who share a sequence, as context parallelism gathers them."""
+
+    def __init__(self, ranks: int) -> None:
+        self._ranks = ranks
+
+    def update(self, keys_BGCK: Tensor, values_BGCK: Tensor) -> tuple[Tensor, Tensor]:
+        """As many times as many positions."""
+        keys_BGSK, values_BGSK = (torch.cat([x] * self._ranks, 2) for x in (keys_BGCK, values_BGCK))
+        return keys_BGSK, values_BGSK
+
+
+def _fake_layer(
+    options: ModelOptions, precision: Precision, lora: LoraOptions | None, reads: tuple[int, ...] | None, spread: int
+) -> DecoderLayer:
+    """A layer as this device has it; where positions between blocks are shared out, its blocks gather them."""
+    part = CausalLM(options, precision)
+    if lora is not None:
+        add_lora(part, lora)
     for name, parameter in part.named_parameters():
         if ".lora_" not in name:
-            parameter.data = parameter.data.to(TORCH_DTYPES[model.precision.parameters])
-    return part.train()
-
-
-def _modules(part: CausalLM) -> list[nn.Module]:
-    """Everything but the layers."""
-    modules = (part.model.embed_tokens, part.model.norm, part.lm_head)
-    return [module for module in modules if module is not None]
-
-
-def _ends(part: CausalLM, parallel: ParallelOptions) -> nn.ModuleList:
-    """What the fuller end of a pipeline holds besides its layers: the embedding, or the norm and the output layer."""
-    modules = _modules(part)
-    return nn.ModuleList(modules if parallel.pipeline == 1 else modules[:1])
-
-
-def _parameters(module: nn.Module) -> dict[str, int]:
-    """Bytes of all parameters, bytes of those that are trained, and how many numbers those are."""
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return {
-        "all": sum(parameter.numel() * parameter.element_size() for parameter in module.parameters()),
-        "trainable": sum(parameter.numel() * parameter.element_size() for parameter in trained),
-        "trained numbers": sum(parameter.numel() for parameter in trained),
-    }
-
-
-def _saved_by_layer(part: CausalLM, rows: int, length: int, parallel: ParallelOptions) -> int:
-    """Bytes that one layer keeps for its backward pass, besides its parameters and the rotary tables."""
-    options, precision = part.options, part.precision
-    layer = part.layers[0]
-    rotary, compute = TORCH_DTYPES[precision.rotary], TORCH_DTYPES[precision.compute]
-    rope = tuple(torch.empty(length, 1, options.head_dim, dtype=rotary) for _ in range(2))
-    x_BLD = torch.empty(rows, length, options.hidden_size, dtype=compute, requires_grad=True)
-    saved: dict[int, Tensor] = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        saved.setdefault(_memory(tensor), tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        layer(x_BLD * 1, rope, None, None)
-    for tensor in (*rope, *layer.parameters()):  # shared by all layers, or counted as weights
-        saved.pop(_memory(tensor), None)
-    # What lies between layers is split by sequence parallelism; the rest is split already, as the layer is a share.
-    split = parallel.tensor if parallel.sequence_parallel else 1
-    sizes = ((tensor.untyped_storage().nbytes(), tensor.numel() == x_BLD.numel()) for tensor in saved.values())
-    return sum(math.ceil(size / split) if between else size for size, between in sizes)
-
-
-def _recomputed(layers: int, recompute: bool | tuple[int, ...]) -> int:
-    """How many of the first stage's layers are recomputed."""
-    if isinstance(recompute, bool):
-        return layers if recompute else 0
-    return min(layers, recompute[0]) if recompute else 0
+            parameter.data = parameter.data.to(TORCH_DTYPES[precision.parameters])
+    layer = part.train().layers[0]
+    layer.self_attn.kv_heads_H = None if reads is None else torch.tensor(reads)
+    if spread > 1:
+        for block in (layer.self_attn, layer.mlp):
+            block.register_forward_pre_hook(lambda _, given: (torch.cat([given[0]] * spread, 1), *given[1:]))
+            block.register_forward_hook(lambda _, __, out: out[:, : out.shape[1] // spread].clone())
+    return layer
 
 
 def _memory(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
-def _logits(options: ModelOptions, precision: Precision, positions: int, device: str) -> int:
-    """The loss works through the logits in chunks, in float32 and in the compute dtype, and keeps a gradient a row."""
+def _scores(options: ModelOptions, precision: Precision, positions: int, device: str) -> int:
+    """The loss works through the scores of tokens in chunks, twice in float32 and once in the compute dtype.
+
+    Meanwhile the output layer's weight is there in the compute dtype, too.
+    """
     width = TORCH_DTYPES[precision.compute].itemsize
     chunk = min(chunk_elements(device), positions * options.vocab_size)
     head = options.vocab_size * options.hidden_size
-    cast = head * width if precision.parameters != precision.compute else 0
-    return chunk * (4 + width) + positions * options.hidden_size * width + cast
+    return chunk * (8 + width) + (head * width if precision.parameters != precision.compute else 0)
+
+
+def prediction_memory(
+    options: ModelOptions, precision: Precision, rows: int, length: int, layout: ParallelOptions
+) -> Kinds:
+    """Bytes of the fullest device while ``rows`` prompts are answered, each text at most ``length`` tokens long."""
+    width = TORCH_DTYPES[precision.compute].itemsize
+    rows = math.ceil(rows / layout.data)
+    found = []
+    for pipeline in range(layout.pipeline):
+        share = share_of(options, replace(precision, parameters=precision.compute), None, layout, Place(pipeline))
+        cache = 2 * share.layers * rows * share.options.num_kv_heads * length * options.head_dim
+        logits = rows * share.options.vocab_size * 4 if share.last else 0
+        weights = (share.layer * share.layers + share.ends).all
+        found.append({"weights": weights, "keys and values": cache * width, "logits": logits})
+    return max(found, key=lambda kinds: sum(kinds.values()))
+
+
+def evaluation_memory(
+    model: ModelTask, options: ModelOptions, rows: int, length: int, layout: ParallelOptions, device: str
+) -> Kinds:
+    """Bytes of the fullest device while it evaluates batches of ``rows`` rows of ``length`` positions."""
+    found = []
+    for pipeline in range(layout.pipeline):
+        share = share_of(options, model.precision, None, layout, Place(pipeline))
+        step = _Step(share, model.precision, layout, rows, length // layout.context, layout.pipeline)
+        kinds = {"weights": step.constant()["weights"], "buffers": step.gathered()}
+        if share.last:
+            kinds["buffers"] += _scores(share.options, model.precision, rows * step.length, device)
+        found.append(kinds)
+    return max(found, key=lambda kinds: sum(kinds.values()))

@@ -95,24 +95,30 @@ class OutputPlan:
 
 @dataclass(frozen=True, slots=True)
 class StagePlace:
-    """Ranks that have the same layers: ``ranks`` of them from ``first_rank`` on, and spans of layers."""
+    """Ranks that have the same layers: ``ranks`` of them from ``first_rank`` on, and spans of layers.
+
+    ``memory`` is that of the fullest of them at the peak of a training step, in bytes, by kind.
+    """
 
     layers: tuple[tuple[int, int], ...]
     first_rank: int
     ranks: int
+    memory: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class LayoutPlan:
     """How a model lies over several devices.
 
-    Heads are those of each of the ranks that share a layer; ``sent`` are bytes of a device and a training step.
+    Heads are those of each of the ranks that share a layer; ``sent`` are bytes of a device and a training step, and
+    ``idle_part`` is how much of the time of a step the schedule of a pipeline leaves a device waiting.
     """
 
     stages: tuple[StagePlace, ...]
     query_heads: tuple[int, ...]
     key_value_heads: tuple[int, ...]
     sent: Mapping[str, int] = field(default_factory=dict)
+    idle_part: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

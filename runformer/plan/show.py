@@ -11,7 +11,7 @@ from pathlib import Path
 
 from runformer.config.problems import compact
 from runformer.errors import RunformerError
-from runformer.plan.plan import CurvePlan, DatasetPlan, LayoutPlan, OutputPlan, Plan
+from runformer.plan.plan import CurvePlan, DatasetPlan, LayoutPlan, OutputPlan, Plan, StagePlace
 
 PLAN_FILE = "plan.json"
 
@@ -140,15 +140,23 @@ def _layout(layout: LayoutPlan) -> list[str]:
         stage = stages[number]
         layers = ", ".join(f"{begin} to {end - 1}" if end - begin > 1 else f"{begin}" for begin, end in stage.layers)
         ranks = f"ranks {stage.first_rank} to {stage.first_rank + stage.ranks - 1}"
-        ends = (" and the embedding" if number == 0 else "") + (" and the output" if number == len(stages) - 1 else "")
-        lines.append(f"{f'stage {number + 1}':>{_LABEL}}  {ranks}: layers {layers}{ends}")
+        memory = f"; {size(sum(stage.memory.values()))} each" if stage.memory else ""
+        lines.append(f"{f'stage {number + 1}':>{_LABEL}}  {ranks}: layers {layers}{_ends(stage, stages)}{memory}")
     if len(layout.query_heads) > 1:
         heads = f"{_heads(layout.query_heads)} query heads, {_heads(layout.key_value_heads)} key-value heads"
         lines.append(f"{'a layer':>{_LABEL}}  {heads}")
+    if layout.idle_part:
+        lines.append(f"{'waiting':>{_LABEL}}  {layout.idle_part:.0%} of a step, if all stages are equally slow")
     if layout.sent:
         sent = ", ".join(f"{size(count)} ({kind})" for kind, count in layout.sent.items())
         lines.append(f"{'a step':>{_LABEL}}  a device sends about {sent}")
     return lines
+
+
+def _ends(stage: StagePlace, stages: Sequence[StagePlace]) -> str:
+    first, last = (choose(span for place in stages for span in place.layers) for choose in (min, max))
+    text = " and the embedding" if first in stage.layers else ""
+    return text + (" and the output" if last in stage.layers else "")
 
 
 def _heads(counts: Sequence[int]) -> str:

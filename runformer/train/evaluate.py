@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from runformer.config.launched import launched
-from runformer.config.task import EvaluationTask, ParallelOptions, Task
+from runformer.config.layout import ParallelOptions
+from runformer.config.task import EvaluationTask, Task
 from runformer.data import IGNORED
 from runformer.data.batch import TokenBatch
 from runformer.data.dataset import TokenDataset

@@ -89,7 +89,8 @@ def cross_entropy(
             part of a sum.
 
     Returns:
-        A float32 scalar, the same on all processes that share the vocabulary. It may be differentiated once.
+        A float32 scalar, the same on all processes that share the vocabulary. It may be differentiated
+        again only with the same gradient.
     """
     counted = labels.flatten() != IGNORED
     rows_ND = hidden.flatten(0, -2)[counted]
@@ -130,16 +131,20 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             if grad_weight_VD is not None:
                 _add_product(grad_weight_VD, grad_logits.T, rows_ND[chunk])
         ctx.save_for_backward(grad_rows_ND, grad_weight_VD)
+        ctx.is_scaled = False
         return loss / divisor
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         grad_rows_ND, grad_weight_VD = ctx.saved_tensors
-        # In place, since nothing else holds them: a tied vocabulary's gradient is the largest tensor of all.
+        # In place, since nothing else holds them: a tied vocabulary's gradient is the largest tensor of all. Schedules
+        # that compute gradients of inputs and of weights at different times come here twice, with one gradient: by
+        # ``data``, which does not count as a change, autograd hands out what is saved again.
         for saved in (grad_rows_ND, grad_weight_VD):
-            if saved is not None:
-                saved.mul_(gradient)
+            if saved is not None and not ctx.is_scaled:
+                saved.data.mul_(gradient)
+        ctx.is_scaled = True
         return grad_rows_ND, grad_weight_VD, None, None, None
 
 

@@ -14,6 +14,7 @@ from torch.optim.adamw import adamw
 from runformer.config.task import OptimizerOptions
 from runformer.errors import CheckpointError
 from runformer.models.layers import at_least_float32
+from runformer.models.part import local
 from runformer.parallel.group import alone
 from runformer.parallel.shards import Shards
 
@@ -50,8 +51,8 @@ class NamedOptimizer(ABC):
         return [(names, rate) for names, rate in ((decayed, decay), (others, 0.0)) if names]
 
     def gradients(self) -> dict[str, Tensor]:
-        """Those that there are, by their parameters' names."""
-        return {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
+        """Those that there are, by their parameters' names: what is here of them."""
+        return {name: local(p.grad) for name, p in self.parameters.items() if p.grad is not None}
 
     def clip_gradients(self, max_norm: float, norm: float) -> None:
         """Scale all gradients so that their joint norm, now ``norm``, is at most ``max_norm``."""
@@ -118,7 +119,7 @@ class NamedAdamW(NamedOptimizer):
 
     def _own(self, tensor: Tensor) -> Tensor:
         """What this process updates of a parameter, and of its gradient."""
-        return self._shards.own(tensor.detach())
+        return self._shards.own(local(tensor.detach()))
 
     @torch.no_grad()
     def update(self, learning_rate: float) -> None:
@@ -132,7 +133,7 @@ class NamedAdamW(NamedOptimizer):
                 copy = own[name].float()
                 self._update([name], [copy], learning_rate, decay)
                 own[name].copy_(copy)
-        self._shards.spread([parameter.detach() for parameter in self.parameters.values()])
+        self._shards.spread([local(parameter.detach()) for parameter in self.parameters.values()])
         self.updates += 1
 
     def _update(self, names: list[str], values: list[Tensor], learning_rate: float, decay: float) -> None:
@@ -164,8 +165,11 @@ class NamedAdamW(NamedOptimizer):
         """The moments, ``<moment>.<parameter name>``; empty before the first update. All processes take part."""
         if not self.updates:
             return {}
-        shapes = {name: parameter.shape for name, parameter in self.parameters.items()}
-        return {key: self._shards.whole(moment, shapes[key.partition(".")[2]]) for key, moment in self._moments.items()}
+        return {key: self._shards.whole(moment, self._shape(key)) for key, moment in self._moments.items()}
+
+    def _shape(self, key: str) -> torch.Size:
+        """Of what is here of a moment, all shares of it together."""
+        return local(self.parameters[key.partition(".")[2]].detach()).shape
 
     def load_state(self, tensors: Mapping[str, Tensor], updates: int, notes: Mapping[str, Any] = _NO_NOTES) -> None:
         """Take over moments (copied) and the number of updates that made them.
@@ -179,7 +183,7 @@ class NamedAdamW(NamedOptimizer):
         for key in self._moments:
             if key not in tensors:
                 raise CheckpointError(f"optimizer state {key}: missing in the checkpoint")
-            shape = self.parameters[key.partition(".")[2]].shape
+            shape = self._shape(key)
             if tensors[key].shape != shape:
                 shapes = f"{tuple(tensors[key].shape)} in the checkpoint, {tuple(shape)} in the model"
                 raise CheckpointError(f"optimizer state {key}: shape {shapes}")

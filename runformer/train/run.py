@@ -142,7 +142,7 @@ def make_optimizer(model: ParallelModel, options: TrainTask, schedule: Callable[
     """The optimizer of a run, before its first update."""
     if not isinstance(options.optimizer, PluginOptimizerOptions):
         mesh = model.mesh
-        return NamedAdamW(model, options.optimizer, Shards(mesh.replicas) if mesh.options.shard_optimizer else None)
+        return NamedAdamW(model, options.optimizer, Shards(mesh.shards) if mesh.options.zero == 1 else None)
     # Imported late: PyTorch's optimizer classes import its compiler, which takes a second.
     from runformer.train.plugin_optimizer import NamedPluginOptimizer
 

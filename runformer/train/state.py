@@ -57,8 +57,8 @@ def gather_state(
     model: ParallelModel, optimizer: Mapping[str, Tensor]
 ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
     """All parameters and the optimizer's state, whole, on rank 0, which writes them; all processes take part."""
-    held = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    if model.mesh.model.size == 1:
+    held = model.held()
+    if model.holds_all:
         return held, optimizer
     kinds = [f"{moment}." for moment in MOMENTS] if optimizer else []
     return model.gather(held), model.gather(optimizer, kinds)

@@ -15,14 +15,8 @@ from typing import Any
 
 import torch
 
-from runformer.config.task import (
-    LoraOptions,
-    LossScaleOptions,
-    ModelOptions,
-    OptimizerOptions,
-    ParallelOptions,
-    Precision,
-)
+from runformer.config.layout import ParallelOptions
+from runformer.config.task import LoraOptions, LossScaleOptions, ModelOptions, OptimizerOptions, Precision
 from runformer.data.batch import TokenBatch
 from runformer.models.build import initialise
 from runformer.parallel.compose import compose
@@ -76,7 +70,7 @@ def train(case: dict[str, Any], world: Group) -> list[tuple[float, float]]:
     for stage in model.stages:
         initialise(stage, 3, model.parts)
     model.train()
-    shards = Shards(mesh.replicas) if mesh.options.shard_optimizer else None
+    shards = Shards(mesh.shards) if mesh.options.zero == 1 else None
     optimizer = NamedAdamW(model, OptimizerOptions((0.9, 0.95), 1e-6, 0.1), shards)
     step = TrainStep(model, optimizer, LossScaler(LossScaleOptions()), case.get("clip", 1.0), 0)
     curve = []

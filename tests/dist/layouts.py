@@ -30,6 +30,8 @@ class Layout:
         parts = [f"{short} {self.sizes[name]}" for name, short in _SHORT.items() if name in self.sizes]
         parts += [str(self.sizes[name]) for name in ("schedule",) if name in self.sizes]
         parts += [name.replace("_", " ") for name in self.sizes if self.sizes[name] is True]
+        parts += [f"zero {self.sizes['zero']}"] if "zero" in self.sizes else []
+        parts += [f"by {self.sizes['sharers']}"] if "sharers" in self.sizes else []
         parts += [f"stages {self.sizes['extra_layers']}"] if "extra_layers" in self.sizes else []
         parts += [f"{name} {value}" if value is not True else name for name, value in self.more.items()]
         return f"{self.family}, {self.dtype}: {' × '.join(parts)}, {self.micro_batches} micro-batches"
@@ -54,7 +56,10 @@ def reference_of(layout: Layout) -> str:
 SPREAD = {"sequence_parallel": True}
 INTERLEAVED = {"chunks": 2, "schedule": "Interleaved1F1B"}
 LORA = {"lora": True, "dropout": 0.2}
-SHARDED = {"shard_optimizer": True}
+SHARDED = {"zero": 1}
+HALF = {"zero": 2}
+FULL = {"zero": 3}
+ZERO_BUBBLE = {"chunks": 2, "schedule": "ZBVZeroBubble"}
 AGAIN = {"recompute": True}
 
 DOZEN = [
@@ -70,6 +75,9 @@ DOZEN = [
     Layout("smollm2", {"pipeline": 4}, 8),
     Layout("qwen2", {"data": 2, "tensor": 2, "pipeline": 2, **SPREAD}, 4, dtype="float64"),
     Layout("qwen2", {"tensor": 4, "pipeline": 2}, 4),
+    Layout("qwen2", {"data": 2, **FULL}, dtype="float64"),
+    Layout("smollm2", {"pipeline": 2, **ZERO_BUBBLE}, 4),
+    Layout("qwen2", {"data": 2, "tensor": 2, **HALF, **SPREAD}, 4),
 ]
 """What every test run shows."""
 
@@ -108,6 +116,20 @@ LAYOUTS = [
     Layout("qwen2", {"data": 2, "context": 2, "pipeline": 2}, 4),
     Layout("qwen3", {"context": 2, "tensor": 2, "pipeline": 2, **SPREAD}, 4, dtype="float64"),
     Layout("smollm2", {"data": 2, "pipeline": 4}, 4),
+    Layout("llama", {"data": 2, **HALF}, 4, more=LORA),
+    Layout("qwen3", {"data": 4, **FULL, **AGAIN}),
+    Layout("smollm2", {"data": 4, **FULL, "sharers": 2}, dtype="float64"),
+    Layout("llama", {"data": 4, **SHARDED, "sharers": 2}, dtype="float64"),
+    Layout("llama", {"data": 2, "context": 2, **FULL}, dtype="float64", more=LORA),
+    Layout("qwen2", {"data": 2, "tensor": 4, **FULL}, dtype="float64"),
+    Layout("smollm2", {"data": 2, "pipeline": 2, **HALF}, 4, dtype="float64"),
+    Layout("llama", {"data": 2, "pipeline": 2, **FULL, **INTERLEAVED}, 4, dtype="float64"),
+    Layout("qwen2", {"data": 2, "tensor": 2, "pipeline": 2, **FULL, **SPREAD}, 4),
+    Layout("qwen2", {"data": 4, "tensor": 2, "pipeline": 2, **FULL, "sharers": 2}, 2, dtype="float64"),
+    Layout("llama", {"pipeline": 2, **ZERO_BUBBLE}, 4, dtype="float64"),
+    Layout("llama", {"pipeline": 2, **ZERO_BUBBLE, **AGAIN}, 4, dtype="float64", more=LORA),
+    Layout("qwen2", {"data": 2, "pipeline": 2, **ZERO_BUBBLE, **SHARDED}, 3, dtype="float64"),
+    Layout("qwen3", {"tensor": 2, "pipeline": 2, **ZERO_BUBBLE, **SPREAD}, 4),
     # The published plan of Qwen2.5-0.5B: 14 query heads on 2 for 4 devices.
     Layout("qwen2", {"data": 2, "tensor": 4, "pipeline": 2}, 4),
     Layout("qwen2", {"data": 2, "tensor": 4, "pipeline": 2, **SPREAD}, 4, dtype="float64"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from config_tasks import MINIMAL, MODEL, load
@@ -11,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runformer.config import Task
-from runformer.config.resolve_parallel import Sizes, nearest_plans
-from runformer.config.task import ModelOptions, ParallelOptions
+from runformer.config.layout import ParallelOptions
+from runformer.config.sizes import Sizes, nearest_plans
+from runformer.config.task import ModelOptions
 from runformer.errors import ConfigError
 
 PLAN = ("--dry_run", "True")
@@ -61,7 +63,7 @@ def test_a_plan_without_a_launcher_is_for_as_many_devices_as_it_names(tmp_path: 
         "micro_batch_interleave_num: 2",
     )
     task = load(tmp_path, text, *PLAN)
-    assert task.parallel == ParallelOptions(2, 2, 1, 2, sequence_parallel=True, shard_optimizer=True)
+    assert task.parallel == ParallelOptions(2, 2, 1, 2, sequence_parallel=True, zero=1)
     assert task.parallel.devices == 8
     # In a pipeline: batch_size × data_parallel × micro_batch_num × interleave.
     assert task.global_batch_size == 3 * 2 * 6 * 2
@@ -128,7 +130,13 @@ def test_a_split_model_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(
     ("scheduler", "chunks", "expected"),
-    [("1f1b", 1, "1F1B"), ("gpipe", 1, "GPipe"), ("1f1b", 2, "Interleaved1F1B"), ("gpipe", 2, "LoopedBFS")],
+    [
+        ("1f1b", 1, "1F1B"),
+        ("gpipe", 1, "GPipe"),
+        ("1f1b", 2, "Interleaved1F1B"),
+        ("gpipe", 2, "LoopedBFS"),
+        ("zero_bubble_v", 2, "ZBVZeroBubble"),
+    ],
 )
 def test_a_pipeline_has_a_schedule(tmp_path: Path, scheduler: str, chunks: int, expected: str) -> None:
     text = parallel_text(
@@ -157,6 +165,67 @@ def test_layers_are_recomputed(tmp_path: Path, value: str, expected: bool | tupl
     assert load(tmp_path, text, *PLAN).parallel.recompute == expected
     alone = load(tmp_path, MINIMAL + "recompute_config: {recompute: True}\n")
     assert alone.parallel == ParallelOptions(recompute=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "more", "expected"),
+    [
+        ("", "", {"zero": 1}),
+        ("gradient_accumulation_shard: False, parallel_optimizer_threshold: 64", "", {"zero": 1}),
+        ("gradient_accumulation_shard: True", "", {"zero": 2}),
+        ("optimizer_level: level2", "", {"zero": 2}),
+        ("optimizer_level: level3", "", {"zero": 3}),
+        ("", "recompute_config: {parallel_optimizer_comm_recompute: True}", {"zero": 3}),
+        ("optimizer_weight_shard_size: -1", "", {"zero": 1}),
+        ("optimizer_weight_shard_size: 4", "", {"zero": 1, "sharers": 4}),
+        ("optimizer_weight_shard_size: 8", "", {"zero": 1}),
+        ("optimizer_weight_shard_size: 3", "", {"zero": 1}),
+    ],
+)
+def test_what_copies_share_out(tmp_path: Path, settings: str, more: str, expected: dict[str, Any]) -> None:
+    section = f"parallel: {{enable_parallel_optimizer: True, parallel_optimizer_config: {{{settings}}}}}"
+    task = load(tmp_path, parallel_text("data_parallel: 8", section, more), *PLAN)
+    assert task.parallel == ParallelOptions(data=8, **expected)
+    assert ("3 does not divide the 8 copies" in notices(task)) == ("shard_size: 3" in settings)
+    without = section.replace("enable_parallel_optimizer: True", "enable_parallel_optimizer: False")
+    assert load(tmp_path, parallel_text("data_parallel: 8", without, more), *PLAN).parallel == ParallelOptions(data=8)
+
+
+@pytest.mark.parametrize(
+    ("config", "more", "expected"),
+    [
+        (
+            "pipeline_stage: 1, data_parallel: 2, micro_batch_num: 4",
+            "parallel: {pipeline_config: {pipeline_scheduler: zero_bubble_v}}",
+            None,
+        ),
+        (
+            "pipeline_stage: 2, micro_batch_num: 4",
+            "parallel: {pipeline_config: {pipeline_scheduler: zero_bubble_v}}",
+            "pipeline_scheduler is zero_bubble_v: 4 stages, more than the model's 2 layers",
+        ),
+    ],
+)
+def test_a_v_needs_two_stages_a_device(tmp_path: Path, config: str, more: str, expected: str | None) -> None:
+    if expected is None:
+        assert load(tmp_path, parallel_text(config, more), *PLAN).parallel == ParallelOptions(data=2)
+    else:
+        assert expected in error_of(tmp_path, parallel_text(config, more), *PLAN)
+
+
+def test_a_v_and_shared_weights_exclude_each_other(tmp_path: Path) -> None:
+    section = (
+        "parallel: {pipeline_config: {pipeline_scheduler: zero_bubble_v}, enable_parallel_optimizer: True, "
+        "parallel_optimizer_config: {gradient_accumulation_shard: True}}"
+    )
+    text = parallel_text("data_parallel: 2, pipeline_stage: 2, micro_batch_num: 4", section)
+    message = error_of(tmp_path, text, *PLAN, "--model.model_config.num_layers", "4")
+    assert "pipeline_scheduler is zero_bubble_v, which computes gradients of weights later" in message
+    assert "take 1f1b" in message
+    wrong = error_of(
+        tmp_path, text, *PLAN, "--model.model_config.num_layers", "8", "--model.model_config.pp_interleave_num", "3"
+    )
+    assert "pp_interleave_num must be 2 with pipeline_scheduler zero_bubble_v" in wrong
 
 
 @pytest.mark.parametrize(

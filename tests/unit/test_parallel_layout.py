@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runformer.config.task import LoraOptions, ModelOptions, ParallelOptions, Precision
+from runformer.config.layout import ParallelOptions
+from runformer.config.task import LoraOptions, ModelOptions, Precision
 from runformer.errors import ConfigError
 from runformer.models.build import initialise, materialise, outline
 from runformer.models.part import Part, even_spans
@@ -133,13 +134,13 @@ def test_the_parts_of_all_ranks_are_the_model(ranks: int, spread: bool) -> None:
 )
 def test_a_model_that_is_too_small_is_refused(layout: ParallelOptions, words: str) -> None:
     alone_group = alone(CPU)
-    mesh = Mesh(layout, place_of(0, layout), *[alone_group] * 7)
+    mesh = Mesh(layout, place_of(0, layout), *[alone_group] * 9)
     with pytest.raises(ConfigError, match=words):
         compose(OPTIONS, Precision(), None, mesh)
 
 
-@given(st.integers(1, 20), st.data())
-def test_a_part_takes_and_puts_its_own(rows: int, data: st.DataObject) -> None:
+@given(st.integers(1, 20), st.integers(1, 5), st.data())
+def test_a_part_takes_and_puts_its_own(rows: int, copies: int, data: st.DataObject) -> None:
     dim = data.draw(st.integers(0, 1))
     cuts = sorted(data.draw(st.sets(st.integers(0, rows), min_size=2, max_size=2))) if rows > 1 else [0, 1]
     span = (cuts[0], cuts[1])
@@ -151,3 +152,19 @@ def test_a_part_takes_and_puts_its_own(rows: int, data: st.DataObject) -> None:
     part.put(held, target)
     assert torch.equal(part.take(target), held)
     assert target.count_nonzero() == held.count_nonzero()
+    shared = torch.zeros_like(whole)
+    for rank in range(copies):
+        mine = part.shared(rank, copies)
+        assert torch.equal(mine.take(whole), _chunk(held, rank, copies))
+        assert mine.take(whole).shape == mine.held_shape
+        assert not mine.is_whole
+        mine.put(mine.take(whole), shared)
+        own = sum(piece.square().sum() for piece in mine.own(mine.take(whole)))
+        assert own == sum(piece.square().sum() for piece in [_chunk(held, rank, copies)])
+    assert torch.equal(shared, target)
+
+
+def _chunk(held: torch.Tensor, rank: int, copies: int) -> torch.Tensor:
+    """As PyTorch's Shard(0) cuts."""
+    chunks = held.chunk(copies)
+    return chunks[rank] if rank < len(chunks) else held[:0]

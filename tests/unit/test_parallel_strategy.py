@@ -13,7 +13,8 @@ import pytest
 import torch
 from tiny_task import TinyTask
 
-from runformer.config.task import ModelOptions, ParallelOptions, Precision
+from runformer.config.layout import ParallelOptions
+from runformer.config.task import ModelOptions, Precision
 from runformer.models.build import outline
 from runformer.parallel.strategy import write_strategies
 

@@ -9,7 +9,7 @@ from typing import Any
 from runformer.config.schema import group, no_effect, sets
 from runformer.config.sections.reasons import ALWAYS, ASCEND, MOE, PARALLEL, RECOMPUTE, STRATEGY
 
-_SCHEDULERS = ("1f1b", "gpipe", "seqpipe", "seqsmartvpp")
+_SCHEDULERS = ("1f1b", "gpipe", "zero_bubble_v", "seqpipe", "seqvpp", "seqsmartvpp")
 _DEVICES = 2**20  # of one dimension: more than any cluster has
 
 
@@ -22,7 +22,9 @@ class Context:
     )
     device_target: str | None = sets("device.kind", "Kind of device: Ascend, GPU or CPU.")
     device_id: int = sets("device.index", "Which device of that kind to use, counted from 0.", 0, least=0)
-    max_device_memory: str | None = no_effect(ASCEND, "Upper limit of device memory, such as 58GB.")
+    max_device_memory: str | None = sets(
+        "search.memory", "Memory of a device, such as 58GB, for which parallel_mode 2 (AUTO_PARALLEL) finds a layout."
+    )
     max_call_depth: int | None = no_effect(ASCEND, "Upper limit of nested calls in a graph.")
     save_graphs: bool | int | None = no_effect(ASCEND, "Whether compiled graphs are written to disk.")
     save_graphs_path: str | None = no_effect(ASCEND, "Folder for compiled graphs.")
@@ -56,6 +58,24 @@ class PipelineConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ParallelOptimizerConfig:
+    """``parallel.parallel_optimizer_config``: what ``enable_parallel_optimizer`` splits, and over how many copies."""
+
+    gradient_accumulation_shard: bool | None = sets(
+        "parallel.zero", "Whether gradients, and weights between steps, are split, too (ZeRO stage 2)."
+    )
+    optimizer_level: str | None = sets(
+        "parallel.zero",
+        "What is split: level1 is optimizer states, level2 gradients, too, level3 weights at all times.",
+        choices=("level1", "level2", "level3"),
+    )
+    optimizer_weight_shard_size: int | None = sets(
+        "parallel.sharers", "Over how many copies of the model; -1: over all of them.", least=-1, most=_DEVICES
+    )
+    parallel_optimizer_threshold: int | None = no_effect(PARALLEL, "Size in KB below which nothing is split.")
+
+
+@dataclass(frozen=True, slots=True)
 class Parallel:
     """``parallel``: MindSpore's parallel context."""
 
@@ -65,7 +85,7 @@ class Parallel:
     full_batch: bool | None = no_effect(PARALLEL, "Whether every device loads the whole batch.")
     search_mode: str | None = no_effect(PARALLEL, "How automatic parallelism searches for a strategy.")
     enable_parallel_optimizer: bool | None = sets(
-        "parallel.shard_optimizer", "Whether optimizer states are split over the copies of the model."
+        "parallel.zero", "Whether optimizer states are split over the copies of the model."
     )
     gradients_mean: bool | None = sets(
         "train.loss_mean", "Whether gradients are averaged over devices, not summed; with reference_semantics only."
@@ -81,7 +101,9 @@ class Parallel:
     strategy_ckpt_save_file: str | None = no_effect(STRATEGY, "File for the strategy of each tensor.")
     strategy_ckpt_load_file: str | None = no_effect(STRATEGY, "Strategy file to start from.")
     strategy_ckpt_config: dict[str, Any] | None = no_effect(STRATEGY, "What the strategy file holds.")
-    parallel_optimizer_config: dict[str, Any] | None = no_effect(PARALLEL, "How optimizer states are sharded.")
+    parallel_optimizer_config: ParallelOptimizerConfig = group(
+        "How much is split over the copies of the model.", ParallelOptimizerConfig
+    )
     pipeline_config: PipelineConfig = group("How pipeline stages are scheduled.", PipelineConfig)
     auto_parallel_search_mode: str | None = no_effect(PARALLEL, "Former name of search_mode.")
     auto_pipeline: bool | None = no_effect(PARALLEL, "Whether the pipeline's layout is searched for.")
@@ -119,9 +141,7 @@ class ParallelConfig:
     use_seq_parallel: bool | None = sets(
         "parallel.sequence_parallel", "Whether activations between layers are split by position."
     )
-    optimizer_shard: bool | None = sets(
-        "parallel.shard_optimizer", "Former name of parallel.enable_parallel_optimizer."
-    )
+    optimizer_shard: bool | None = sets("parallel.zero", "Former name of parallel.enable_parallel_optimizer.")
     gradient_aggregation_group: int | None = no_effect(PARALLEL, "Number of groups that gradients are sent in.")
     vocab_emb_dp: bool | None = no_effect(PARALLEL, "Whether the embedding is copied, not split.")
     context_parallel_algo: str | None = sets(
@@ -144,7 +164,9 @@ class RecomputeConfig:
     select_comm_recompute: Any = no_effect(RECOMPUTE, "Communication operators that are recomputed.")
     select_recompute_exclude: Any = no_effect(RECOMPUTE, "Operators that are not recomputed.")
     select_comm_recompute_exclude: Any = no_effect(RECOMPUTE, "Communication operators that are not recomputed.")
-    parallel_optimizer_comm_recompute: bool | None = no_effect(RECOMPUTE, "Whether gathered weights are fetched again.")
+    parallel_optimizer_comm_recompute: bool | None = sets(
+        "parallel.zero", "Whether gathered weights are let go, and gathered again in the backward pass (ZeRO stage 3)."
+    )
     mp_comm_recompute: bool | None = no_effect(RECOMPUTE, "Whether tensor-parallel communication is repeated.")
     recompute_slice_activation: bool | None = no_effect(RECOMPUTE, "Whether kept activations are sliced.")
 
