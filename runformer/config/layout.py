@@ -20,7 +20,7 @@ class ParallelOptions:
     name has it; ``extra_layers`` are those of each stage, in the order of the layers, beyond an equal number.
 
     ``recompute`` says which layers keep only their input for the backward pass: none, all, or so many of each stage,
-    from its first on.
+    from its first on. Plain copies send their gradients in ``gradient_groups`` messages; None: of PyTorch's size.
     """
 
     data: int = 1
@@ -33,6 +33,7 @@ class ParallelOptions:
     chunks: int = 1
     schedule: str = "1F1B"
     extra_layers: tuple[int, ...] | None = None
+    gradient_groups: int | None = None
     recompute: bool | tuple[int, ...] = False
 
     @property

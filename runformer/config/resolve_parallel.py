@@ -65,6 +65,7 @@ def parallel_options(config: Config, model: ModelTask, place: Launched | None, r
         sequence_parallel=bool(config.parallel_config.use_seq_parallel) and sizes.model > 1,
         **_shares(sizes, config, report),
         recompute=_recompute(config, report),
+        gradient_groups=config.parallel_config.gradient_aggregation_group if sizes.data * sizes.context > 1 else None,
         **pipeline_options(sizes, config, model.options, report),
     )
 

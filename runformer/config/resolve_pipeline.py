@@ -27,6 +27,8 @@ def pipeline_options(sizes: Sizes, config: Config, options: ModelOptions | None,
     if sizes.pipeline == 1:
         return {}
     chunks = _chunks(config)
+    if config.run_mode == "predict" and chunks > 1:
+        return {}  # several stages a device would only pass each token around more often
     name = config.parallel.pipeline_config.pipeline_scheduler or "1f1b"
     if name.startswith("seq"):
         report.notice(f"{SCHEDULER}: {name} cuts sequences into parts, too; here it is 1f1b, with the same numbers")

@@ -139,15 +139,17 @@ def _choose_interface(place: Launched, device: torch.device) -> None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 
 
-def copy_over_ranks(model: nn.Module, group: Group) -> nn.Module:
+def copy_over_ranks(model: nn.Module, group: Group, messages: int | None = None) -> nn.Module:
     """The model as one of equal copies whose gradients are summed over the ranks, while they are computed.
 
     It is PyTorch's DistributedDataParallel, which gathers gradients into buckets and sends each as soon as it is full;
     only that it adds where that class averages, since each rank's loss is its part of the global batch's.
-    Parameters stay those of ``model``, under their names there.
+    Parameters stay those of ``model``, under their names there. Gradients are sent in about as many ``messages``; None:
+    in messages of PyTorch's size.
     """
     if group.size == 1:
         return model
+    size = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     from torch.nn.parallel import DistributedDataParallel
 
     copy: Any = DistributedDataParallel(
@@ -155,6 +157,7 @@ def copy_over_ranks(model: nn.Module, group: Group) -> nn.Module:
         device_ids=None if group.device.type == "cpu" else [group.device],
         process_group=group.handle,
         gradient_as_bucket_view=True,
+        bucket_cap_mb=None if messages is None else max(1, size // messages / 2**20),
     )
     # Without annotations: it would compare them with its own, and ours are strings.
     copy.register_comm_hook(None, lambda _state, bucket: _sum(bucket.buffer(), group))

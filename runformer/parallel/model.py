@@ -119,11 +119,14 @@ class ParallelModel:
         Gradients are this process's own until ``finish_gradients``, but for plain copies of a model, which send theirs
         while they are computed.
         """
+        if self._copy is None and self._pipeline is None:
+            stage, groups = self.stages[0], self.mesh.options.gradient_groups
+            self._copy = stage if self._shares_weights else copy_over_ranks(stage, self.mesh.replicas, groups)
+        if len(micro_batches) > 1:
+            self._make_room_for_gradients()
         if self._pipeline is not None:
             return self._pipeline.run(micro_batches, loss, backward=True)
-        if self._copy is None:
-            stage = self.stages[0]
-            self._copy = stage if self._shares_weights else copy_over_ranks(stage, self.mesh.replicas)
+        assert self._copy is not None, "there are copies or a pipeline"
         losses = []
         for number, inputs in enumerate(micro_batches):
             if number < len(micro_batches) - 1:
@@ -135,6 +138,17 @@ class ParallelModel:
                 value.backward()
             losses.append(value.detach())
         return losses
+
+    def _make_room_for_gradients(self) -> None:
+        """Let gradients that are added up lie together: made one by one, they would settle among activations.
+
+        Where copies exchange gradients or share them out, PyTorch has made room for them.
+        """
+        if self._shares_weights or not (self._pipeline is not None or self._copy is self.stages[0]):
+            return
+        for _, parameter in self.named_parameters():
+            if parameter.requires_grad and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
 
     @torch.no_grad()
     def forward(self, micro_batches: Sequence[Inputs], loss: Loss) -> list[Tensor]:

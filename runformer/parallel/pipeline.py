@@ -6,17 +6,19 @@ micro-batch needs besides the hidden states that come from the stage before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from runformer.models.decoder import TORCH_DTYPES, CausalLM
 from runformer.models.part import Span, Stage, even_spans
 from runformer.parallel.group import Group
 from runformer.parallel.inputs import Inputs, enter_place
+from runformer.parallel.mesh import V_SCHEDULES
 
 Loss = Callable[[CausalLM, Tensor, Inputs, int], Tensor]
 """From the last stage, its hidden states, a micro-batch and its number to the loss."""
@@ -91,16 +93,57 @@ class Pipeline:
 
         All processes of the pipeline call it with the same rows.
         """
-        schedule = self._schedule(len(micro_batches), micro_batches[0].tokens_BC.shape)
         for module in self._modules:
             module.inputs = micro_batches
         self._loss = loss
+        if not backward and self._name in V_SCHEDULES:
+            return self._down_and_up(micro_batches)
+        schedule = self._schedule(len(micro_batches), micro_batches[0].tokens_BC.shape)
         numbers = torch.arange(len(micro_batches))
         losses: list[Tensor] = []
         tokens = (torch.cat([batch.tokens_BC for batch in micro_batches]),) if 0 in self._indices else ()
         run = schedule.step if backward else schedule.eval
         run(*tokens, target=numbers, losses=losses, number=numbers)
         return losses
+
+    def _down_and_up(self, micro_batches: Sequence[Inputs]) -> list[Tensor]:
+        """The losses after a forward pass through a V, which PyTorch runs only with a backward pass."""
+        rank, last = self._group.rank, self._group.size - 1
+        down, up = self._modules
+        sent: list[tuple[Tensor, Any]] = []
+        begin = (batch.tokens_BC for batch in micro_batches) if rank == 0 else self._received(rank - 1, micro_batches)
+        turn = self._passed(down, begin, None if rank == last else rank + 1, sent)
+        back = turn if rank == last else self._received(rank + 1, micro_batches)
+        ends = self._passed(up, back, None if rank == 0 else rank - 1, sent)
+        for _, work in sent:
+            work.wait()
+        return [self._loss_of(hidden, torch.tensor(number)) for number, hidden in enumerate(ends)]
+
+    def _received(self, sender: int, micro_batches: Sequence[Inputs]) -> Iterator[Tensor]:
+        for batch in micro_batches:
+            hidden_BCD = torch.empty_like(self._hidden(batch.tokens_BC.shape), device=self._group.device)
+            dist.recv(hidden_BCD, group=self._group.handle, group_src=sender)
+            yield hidden_BCD
+
+    def _passed(
+        self, module: _StageModule, xs: Iterable[Tensor], receiver: int | None, sent: list[tuple[Tensor, Any]]
+    ) -> list[Tensor]:
+        """What a stage makes of micro-batches, unless another process gets it."""
+        kept = []
+        for number, x in enumerate(xs):
+            out = module(x, torch.tensor(number)).contiguous()
+            if receiver is None:
+                kept.append(out)
+            else:  # held until it is gone
+                sent.append((out, dist.isend(out, group=self._group.handle, group_dst=receiver)))
+        return kept
+
+    def _hidden(self, shape: Sequence[int]) -> Tensor:
+        """Hidden states between stages, without memory."""
+        model = self._modules[0].model
+        rows, positions = shape
+        size = (rows, positions // self._spread, model.options.hidden_size)
+        return torch.empty(size, dtype=TORCH_DTYPES[model.precision.compute], device="meta", requires_grad=True)
 
     def _schedule(self, micro_batches: int, shape: tuple[int, ...]) -> Any:
         key = (micro_batches, tuple(shape))
@@ -112,12 +155,8 @@ class Pipeline:
         # Imported late: it takes a second and more.
         from torch.distributed.pipelining import PipelineStage, schedules
 
-        model = self._modules[0].model
         tokens = torch.empty(shape, dtype=torch.int64, device="meta")
-        compute = TORCH_DTYPES[model.precision.compute]
-        rows, positions = shape
-        hidden_shape = (rows, positions // self._spread, model.options.hidden_size)
-        hidden = torch.empty(hidden_shape, dtype=compute, device="meta", requires_grad=True)
+        hidden = self._hidden(shape)
         stages = [
             PipelineStage(
                 module,

@@ -29,7 +29,9 @@ from runformer.plan.share import Share, Size, share_of
 from runformer.train.loss import chunk_elements
 
 _MOMENT_BYTES = 8  # of AdamW, for a number that is trained: two of float32
-_GAPS = 0.11  # of what tensors take on a CPU, what lies unused between them; measured by benchmarks/memory.py
+# Of what tensors take on a CPU, what lies unused between them, as benchmarks/memory.py measures it: without shared
+# weights, and with them, which come and go in messages of many sizes.
+_GAPS, _GAPS_SHARING = 0.11, 0.2
 _GATHERED_AHEAD = 2  # layers whose weights are whole at a time, where all others are shared out
 
 Kinds = Mapping[str, int]
@@ -76,7 +78,7 @@ def rank_memory(
     step = _Step(share, model.precision, layout, train.batch_size, length // layout.context, train.accumulation_steps)
     fullest = max(_moments(step, model, place, device), key=lambda kinds: sum(kinds.values()))
     if device == "cpu":
-        fullest["buffers"] += int(_GAPS * sum(fullest.values()))
+        fullest["buffers"] += int((_GAPS if step.shards == 1 else _GAPS_SHARING) * sum(fullest.values()))
     return fullest
 
 

@@ -76,13 +76,13 @@ def with_best_layout(task: Task) -> Task:
     others = "; ".join(_sizes(found) for found in fitting[1:_SHOWN])
     text = f"parallel.parallel_mode: 2 (AUTO_PARALLEL) takes, of {len(fitting)} layouts that fit {room / 2**30:.1f} GiB"
     text += f", {_sizes(best)}, {best.bytes / 2**30:.1f} GiB" + (f"; next: {others}" if others else "")
-    notices = (*task.notices, f"{text}\nthe same in YAML:\n{textwrap.indent(_yaml(best), '  ')}")
+    notices = (*task.notices, f"{text}\nthe same in YAML:\n{textwrap.indent(_yaml(best, task.train.batch_size), '  ')}")
     train = replace(task.train, accumulation_steps=best.micro_batches)
     return replace(task, parallel=best.layout, search=None, train=train, notices=notices)
 
 
-def _yaml(found: Candidate) -> str:
-    """The layout as the keys that ask for it, to be pasted in place of a search."""
+def _yaml(found: Candidate, rows: int) -> str:
+    """The layout as the keys that ask for it, to be pasted in place of a search; ``rows`` in a batch."""
     layout, count = found.layout, found.micro_batches
     lines = ["use_parallel: True", "parallel:", "  parallel_mode: 1"]
     if layout.zero:
@@ -92,7 +92,8 @@ def _yaml(found: Candidate) -> str:
     lines += [f"  context_parallel: {layout.context}", f"  pipeline_stage: {layout.pipeline}"]
     lines += [f"  use_seq_parallel: {layout.sequence_parallel}"]
     lines += [f"  micro_batch_num: {count}"] if layout.pipeline > 1 else []
-    lines += [] if layout.pipeline > 1 else ["runner_config:", f"  gradient_accumulation_steps: {count}"]
+    lines += ["runner_config:", f"  batch_size: {rows}"]
+    lines += [] if layout.pipeline > 1 else [f"  gradient_accumulation_steps: {count}"]
     return "\n".join([*lines, "recompute_config:", f"  recompute: {layout.recompute}"])
 
 

@@ -182,7 +182,7 @@ def _output(output: OutputPlan) -> str:
 
 
 def _listed(title: str, items: Sequence[str]) -> list[str]:
-    lines = [line for item in items for line in _wrapped(item, "  ")]
+    lines = [line for item in items for part in item.splitlines() for line in _wrapped(part, "  ")]
     return ["", title, *lines] if lines else []
 
 

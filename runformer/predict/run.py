@@ -16,6 +16,7 @@ from runformer.config.task import ModelOptions, PredictTask, Task
 from runformer.models.families import resolve_options
 from runformer.observe import setup_logging
 from runformer.observe.log import write_stdout_line
+from runformer.parallel.agreement import require_same_task
 from runformer.parallel.compiler import should_compile
 from runformer.parallel.device import resolve_device
 from runformer.parallel.group import join
@@ -63,7 +64,9 @@ def predict(task: Task) -> None:
     for answer in chain.from_iterable(batches):
         lengths.of(answer.prompt_length)
 
-    mesh = lay_out(task.parallel, join(resolve_device(task.device)))
+    world = join(resolve_device(task.device))
+    require_same_task(world, task)
+    mesh = lay_out(task.parallel, world)
     model = load_model(task, options, mesh)
     # Several processes talk in the middle of a step, which one graph of it cannot.
     compiled = mesh.model.size == 1 and should_compile(task, mesh.world.device)

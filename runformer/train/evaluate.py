@@ -23,6 +23,7 @@ from runformer.errors import DataError
 from runformer.models.decoder import CausalLM
 from runformer.models.families import resolve_options
 from runformer.observe import EvaluationRow, Progress, append_row, setup_logging
+from runformer.parallel.agreement import require_same_task
 from runformer.parallel.device import resolve_device
 from runformer.parallel.group import alone, join
 from runformer.parallel.inputs import Inputs
@@ -40,7 +41,9 @@ def evaluate(task: Task) -> None:
     assert task.evaluation is not None, "the task evaluates"
     place = launched()
     setup_logging(task.output_dir / "log", 0 if place is None else place.rank, notices=task.notices)
-    mesh = lay_out(task.parallel, join(resolve_device(task.device)))
+    world = join(resolve_device(task.device))
+    require_same_task(world, task)
+    mesh = lay_out(task.parallel, world)
     evaluator = Evaluator(task, mesh)
     model, source = build_for_training(task, mesh)
     common = (source.common if source is not None else None) or {}

@@ -18,6 +18,7 @@ from runformer.data.loader import BatchLoader
 from runformer.errors import Preempted
 from runformer.observe import MetricsWriter, Progress, StepRow, append_row, read_rows, setup_logging
 from runformer.observe.pulse import pulse
+from runformer.parallel.agreement import require_same_task
 from runformer.parallel.compiler import eagerly
 from runformer.parallel.device import resolve_device
 from runformer.parallel.group import Group, alone, join
@@ -34,7 +35,7 @@ from runformer.train.optimizer import NamedAdamW, NamedOptimizer
 from runformer.train.report import Circumstances, StepReporter
 from runformer.train.restart import resume_after_restart
 from runformer.train.schedule import make_schedule
-from runformer.train.setup import build_for_training, check_tokenizer, open_data
+from runformer.train.setup import build_for_training, check_tokenizer, open_data, require_same_data
 from runformer.train.state import TrainingPosition, capture, require_agreement, resume
 from runformer.train.step import TrainStep
 from runformer.train.stop import StopSignals
@@ -93,6 +94,7 @@ def train(task: Task) -> None:
     setup_logging(task.output_dir / "log", rank, notices=task.notices)
     pulse().stamp(0, "join")
     world = join(resolve_device(task.device))
+    require_same_task(world, task)
     task = resume_after_restart(task)
     pulse().stamp(0, "load")
     run = prepare(task, world)
@@ -121,6 +123,7 @@ def prepare(task: Task, world: Group | None = None) -> TrainingRun:
     mesh = lay_out(task.parallel, world or alone(resolve_device(task.device)))
     check_tokenizer(task)
     loader = open_data(task, mesh)
+    require_same_data(mesh.world, options.data, loader)
     evaluator = None if task.evaluation is None else Evaluator(task, mesh)
     schedule = make_schedule(options.schedule, steps_per_epoch=loader.steps_per_epoch, epochs=options.epochs)
     callbacks = Callbacks(options.callbacks if mesh.world.is_first else ())

@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 
 from runformer.checkpoint import WeightSource, find_weights, load_parts
-from runformer.config.task import Task
+from runformer.config.task import DataOptions, Task
 from runformer.data.dataset import TokenDataset
 from runformer.data.loader import BatchLoader
 from runformer.data.order import SampleOrder
@@ -14,8 +14,10 @@ from runformer.errors import ConfigError, TokenizerError
 from runformer.models.build import initialise
 from runformer.models.decoder import CausalLM
 from runformer.models.families import resolve_options
+from runformer.parallel.agreement import require_same
 from runformer.parallel.compiler import should_compile
 from runformer.parallel.compose import compose
+from runformer.parallel.group import Group
 from runformer.parallel.mesh import Mesh
 from runformer.parallel.model import ParallelModel
 from runformer.tokenizer import load_tokenizer
@@ -32,6 +34,17 @@ def open_data(task: Task, mesh: Mesh | None = None) -> BatchLoader:
     rank, copies = (0, 1) if mesh is None else (mesh.place.data, mesh.options.data)
     rows = task.global_batch_size
     return BatchLoader(dataset, order, rows, options.data.drop_remainder, rank=rank, world_size=copies)
+
+
+def require_same_data(world: Group, data: DataOptions, loader: BatchLoader) -> None:
+    """See that all ranks found the same dataset, wherever that lies on their machines.
+
+    Raises:
+        ParallelError: naming those that did not.
+    """
+    files = [path.stat().st_size for path in data.paths if path.is_file()]
+    found = {"samples of the dataset": loader.num_samples, "tokens in a row": loader.sequence_length}
+    require_same(world, {**found, "bytes of the dataset's files": files})
 
 
 def check_tokenizer(task: Task) -> None:

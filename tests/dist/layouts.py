@@ -32,6 +32,7 @@ class Layout:
         parts += [name.replace("_", " ") for name in self.sizes if self.sizes[name] is True]
         parts += [f"zero {self.sizes['zero']}"] if "zero" in self.sizes else []
         parts += [f"by {self.sizes['sharers']}"] if "sharers" in self.sizes else []
+        parts += [f"{self.sizes['gradient_groups']} messages"] if "gradient_groups" in self.sizes else []
         parts += [f"stages {self.sizes['extra_layers']}"] if "extra_layers" in self.sizes else []
         parts += [f"{name} {value}" if value is not True else name for name, value in self.more.items()]
         return f"{self.family}, {self.dtype}: {' × '.join(parts)}, {self.micro_batches} micro-batches"
@@ -86,7 +87,7 @@ LAYOUTS = [
     Layout("llama", {"pipeline": 2, **INTERLEAVED}, 4),
     Layout("qwen3", {"tensor": 2, **SPREAD, **AGAIN}, dtype="float64"),
     Layout("qwen2", {"pipeline": 2, "recompute": [1, 2]}, 4, dtype="float64", more=LORA),
-    Layout("llama", {"data": 2}),
+    Layout("llama", {"data": 2, "gradient_groups": 4}),
     Layout("qwen2", {"data": 2, "tensor": 2, **SHARDED}, dtype="float64"),
     Layout("smollm2", {"data": 2, "pipeline": 2, **SHARDED}, 4),
     Layout("llama", {"data": 2, "context": 2, **SHARDED}, dtype="float64", more=LORA),

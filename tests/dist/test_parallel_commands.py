@@ -26,6 +26,14 @@ QWEN = (
 )
 
 
+WEIGHTS_SHARED = (
+    *("--parallel.enable_parallel_optimizer", "True"),
+    *("--parallel.parallel_optimizer_config.optimizer_level", "level3"),
+)
+ZERO_BUBBLE = ("--parallel.pipeline_config.pipeline_scheduler", "zero_bubble_v")
+
+FOUR = (*QWEN, "--model.model_config.num_layers", "4")
+
 # Batches of 3: the last of 20 rows is not full, and there are not as many as stages divide.
 EVALUATING = (
     *("--do_eval", "True", "--eval_dataset_dir", "data.mindrecord", "--eval_step_interval", "2"),
@@ -78,10 +86,17 @@ CASES: dict[str, tuple[int, list[str], Sequence[str]]] = {
         [*sizes(data_parallel=2), "--batch_size", "2", "--parallel.enable_parallel_optimizer", "True"],
         (),
     ),
+    "weights shared out": (2, [*sizes(data_parallel=2), "--batch_size", "2", *WEIGHTS_SHARED], QWEN),
+    "zero-bubble": (2, [*sizes(pipeline_stage=2, micro_batch_num=4), "--batch_size", "1", *ZERO_BUBBLE], FOUR),
+    "a layout that is searched for": (
+        2,
+        ["--parallel.parallel_mode", "2", "--batch_size", "1", "--gradient_accumulation_steps", "4"],
+        QWEN,
+    ),
 }
 
 
-@pytest.mark.parametrize("case", chosen(CASES, "layers shared and cut", "a pipeline, a last batch that is not full"))
+@pytest.mark.parametrize("case", chosen(CASES, "layers shared and cut", "weights shared out", "zero-bubble"))
 def test_a_split_model_learns_what_one_process_does(tiny: TinyTask, case: str) -> None:
     ranks, layout, arguments = CASES[case]
     alone(tiny, "one", "--batch_size", "4", *arguments, *EVALUATING)
@@ -101,6 +116,7 @@ def test_a_run_goes_on_in_any_layout(tiny: TinyTask) -> None:
     layouts = [
         (2, [*sizes(pipeline_stage=2, micro_batch_num=2), "--batch_size", "2"]),
         (2, [*sizes(model_parallel=2), "--batch_size", "4"]),
+        (2, [*sizes(data_parallel=2), "--batch_size", "2", *WEIGHTS_SHARED]),
         (2, [*sizes(data_parallel=2), "--batch_size", "2", "--parallel.enable_parallel_optimizer", "True"]),
         (1, ["--batch_size", "4", "--use_parallel", "False"]),
     ]
@@ -161,6 +177,7 @@ def test_sequences_that_cannot_be_shared_out_are_refused(tiny: TinyTask) -> None
 PREDICTING = {
     "layers shared": (2, sizes(model_parallel=2)),
     "layers cut": (2, sizes(pipeline_stage=2)),
+    "layers cut for a V": (2, [*sizes(pipeline_stage=2), *ZERO_BUBBLE]),
     "prompts shared out": (2, sizes(data_parallel=2)),
     "all of these, heads that do not divide": (8, sizes(data_parallel=2, model_parallel=2, pipeline_stage=2)),
 }
@@ -169,7 +186,7 @@ PREDICTING = {
 @pytest.mark.parametrize("case", chosen(PREDICTING, "all of these, heads that do not divide"))
 def test_answers_are_those_of_one_process(tiny: TinyTask, case: str) -> None:
     write_byte_tokenizer(tiny.folder / "tok")
-    model = [*QWEN, "--model.model_config.vocab_size", "260"]
+    model = [*FOUR, "--model.model_config.vocab_size", "260"]
     alone(tiny, "trained", "--batch_size", "4", "--epochs", "1", *model)
     (tiny.folder / "prompts.txt").write_text("abc\nhello\nx\nyes or\n")
     arguments = ["--run_mode", "predict", "--load_checkpoint", "trained", "--predict_data", "prompts.txt", *model]

@@ -142,7 +142,13 @@ class ParallelConfig:
         "parallel.sequence_parallel", "Whether activations between layers are split by position."
     )
     optimizer_shard: bool | None = sets("parallel.zero", "Former name of parallel.enable_parallel_optimizer.")
-    gradient_aggregation_group: int | None = no_effect(PARALLEL, "Number of groups that gradients are sent in.")
+    gradient_aggregation_group: int | None = sets(
+        "parallel.gradient_groups",
+        "In how many messages copies of the model that are not cut into stages sum their gradients; "
+        "without it each has 25 MiB.",
+        least=1,
+        most=_DEVICES,
+    )
     vocab_emb_dp: bool | None = no_effect(PARALLEL, "Whether the embedding is copied, not split.")
     context_parallel_algo: str | None = sets(
         "parallel.context",
