@@ -84,7 +84,9 @@ class Group:
     def leave(self) -> None:
         """Say good-bye, at the good end of a run only: after a failure others may never answer."""
         if self.size > 1:
-            self.barrier()
+            # Not by a sum: gloo's thread needs Python's lock to free its tensor, and who frees the last copy of a model
+            # has the lock while it waits for that thread. PyTorch's barrier has no tensor, and waits without the lock.
+            dist.barrier()
             dist.destroy_process_group()
 
 

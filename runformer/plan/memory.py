@@ -261,7 +261,7 @@ class _GatheredKeys:
 
     def update(self, keys_BGCK: Tensor, values_BGCK: Tensor) -> tuple[Tensor, Tensor]:
         """As many times as many positions."""
-        keys_BGSK, values_BGSK = (torch.cat([x] * self._ranks, 2) for x in (keys_BGCK, values_BGCK))
+        keys_BGSK, values_BGSK = (x.repeat(1, 1, self._ranks, 1) for x in (keys_BGCK, values_BGCK))
         return keys_BGSK, values_BGSK
 
 

@@ -186,3 +186,24 @@ def test_an_output_directory_that_cannot_be_made(tiny: TinyTask) -> None:
     assert done.returncode == 1
     assert "taken/plan.json: cannot be written" in done.stderr
     assert sys.getsizeof(done.stderr) < 2000
+
+
+def test_a_plan_of_many_devices_takes_no_file_for_each(tiny: TinyTask) -> None:
+    """16,384 of them, as ``python -m runformer plan`` draws them: who has which layers and heads, and what is sent."""
+    recipe = tiny.repository / "research/qwen2_5/finetune_qwen2_5_72b_8k.yaml"
+    arguments = ["--config", str(recipe), "--run_mode", "finetune", "--parallel_config.data_parallel", "256"]
+    before = tree(tiny.folder)
+    done = subprocess.run(
+        [sys.executable, "-m", "runformer", "plan", *arguments],
+        cwd=tiny.folder, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert tree(tiny.folder).keys() - before.keys() == {"output/plan.json"}
+    assert "16384 devices: data 256 × tensor 8 × context 1 × pipeline 8" in done.stdout
+    assert "stage 8  ranks 14336 to 16383: layers 70 to 79 and the output; " in done.stdout
+    assert "a layer  8 × 8 query heads, 8 × 1 key-value heads" in done.stdout
+    assert "waiting  18% of a step" in done.stdout
+    plan = json.loads((tiny.folder / "output/plan.json").read_text())
+    assert sum(plan["memory_of_a_device"].values()) == max(
+        sum(stage["memory"].values()) for stage in plan["layout"]["stages"]
+    )
