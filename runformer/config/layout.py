@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+Layers = bool | tuple[int, ...]
+"""All layers or none, or so many of each stage, from its first on."""
+
 
 @dataclass(frozen=True, slots=True)
 class ParallelOptions:
@@ -20,7 +23,10 @@ class ParallelOptions:
     name has it; ``extra_layers`` are those of each stage, in the order of the layers, beyond an equal number.
 
     ``recompute`` says which layers keep only their input for the backward pass: none, all, or so many of each stage,
-    from its first on. Plain copies send their gradients in ``gradient_groups`` messages; None: of PyTorch's size.
+    from its first on. Of ``products`` (MLP's gate · up) and ``norms`` (what attention and MLP are given) it says in the
+    same way which layers do not keep them.
+
+    Plain copies send their gradients in ``gradient_groups`` messages; None: of PyTorch's size.
     """
 
     data: int = 1
@@ -34,7 +40,9 @@ class ParallelOptions:
     schedule: str = "1F1B"
     extra_layers: tuple[int, ...] | None = None
     gradient_groups: int | None = None
-    recompute: bool | tuple[int, ...] = False
+    recompute: Layers = False
+    recompute_products: Layers = False
+    recompute_norms: Layers = False
 
     @property
     def devices(self) -> int:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from runformer.config.launched import Launched
-from runformer.config.layout import ParallelOptions, SearchOptions
+from runformer.config.layout import Layers, ParallelOptions, SearchOptions
 from runformer.config.problems import Report, nearest
 from runformer.config.resolve_pipeline import (
     SCHEDULER,
@@ -22,6 +22,11 @@ from runformer.config.sections import Config
 from runformer.config.sections.device import ParallelConfig
 from runformer.config.sizes import Sizes, nearest_plans
 from runformer.config.task import LossMean, ModelOptions, ModelTask
+
+_PRODUCTS = (r"feed_forward.mul", "feed_forward.w1.activation.silu", "feed_forward.activate.silu")
+_NORMS = ("attention_norm.norm", "ffn_norm.norm")
+_RECALLED = {"recompute_products": _PRODUCTS, "recompute_norms": _NORMS}
+"""Operators of the original that make what can be computed again, by the option that does so."""
 
 Mode = Literal["stand_alone", "data_parallel", "semi_auto_parallel", "auto_parallel", "hybrid_parallel"]
 
@@ -48,7 +53,7 @@ def parallel_options(config: Config, model: ModelTask, place: Launched | None, r
     if searches(config, report):
         return ParallelOptions(asked.data, asked.model, asked.context, asked.pipeline)
     if mode == "stand_alone":
-        return replace(_alone(asked, processes, report), recompute=_recompute(config, report))
+        return replace(_alone(asked, processes, report), **_recompute(config, report))
     if mode == "data_parallel":
         sizes = Sizes(processes or (asked.data if report.planning else 1), 1, 1, 1)
         _note_ignored(asked, sizes, "parallel_mode is data_parallel", report)
@@ -64,7 +69,7 @@ def parallel_options(config: Config, model: ModelTask, place: Launched | None, r
         pipeline=sizes.pipeline,
         sequence_parallel=bool(config.parallel_config.use_seq_parallel) and sizes.model > 1,
         **_shares(sizes, config, report),
-        recompute=_recompute(config, report),
+        **_recompute(config, report),
         gradient_groups=config.parallel_config.gradient_aggregation_group if sizes.data * sizes.context > 1 else None,
         **pipeline_options(sizes, config, model.options, report),
     )
@@ -115,9 +120,24 @@ def _shares(sizes: Sizes, config: Config, report: Report) -> dict[str, Any]:
     return {"zero": stage, "sharers": sharers} if 0 < sharers < copies else {"zero": stage}
 
 
-def _recompute(config: Config, report: Report) -> bool | tuple[int, ...]:
-    """Which layers are recomputed: none, all, or so many of each stage, in the order of the layers."""
-    path, value = "recompute_config.recompute", config.recompute_config.recompute
+def _recompute(config: Config, report: Report) -> dict[str, Any]:
+    """Which layers are recomputed, and which compute single tensors again: those whose operators are named."""
+    found = {"recompute": _layers("recompute_config.recompute", config.recompute_config.recompute, report)}
+    path, value = "recompute_config.select_recompute", config.recompute_config.select_recompute
+    patterns = value if isinstance(value, dict) else {_PRODUCTS[0]: value}
+    for pattern, layers in patterns.items():
+        try:
+            names = [name for name, operators in _RECALLED.items() if any(re.search(pattern, o) for o in operators)]
+        except re.error as error:
+            report.error(path, f"has {pattern!r}, which is no regular expression: {error}")
+            continue
+        chosen = _layers(path, layers, report)
+        found |= dict.fromkeys(names, chosen) if chosen else {}
+    return found
+
+
+def _layers(path: str, value: Any, report: Report) -> Layers:
+    """None, all, or so many of each stage, in the order of the layers."""
     if value is None or isinstance(value, bool):
         return bool(value)
     flat = flat_numbers(value) if isinstance(value, list) else None

@@ -22,6 +22,7 @@ from runformer.config.task import DType, ModelOptions, Precision
 from runformer.models.layers import Embedding, Linear, RMSNorm, apply_rope, at_least_float32, side_by_side, swiglu
 from runformer.models.part import Stage
 from runformer.models.randomness import Place
+from runformer.models.recall import recalling
 from runformer.models.rope import rope_frequencies, rope_tables
 
 TORCH_DTYPES: dict[DType, torch.dtype] = {
@@ -110,7 +111,7 @@ def _attend(q_BHLK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Tensor | None)
 
 
 class MLP(nn.Module):
-    """The SwiGLU feed-forward block."""
+    """The SwiGLU feed-forward block; with ``recalls`` it computes gate · up again in the backward pass."""
 
     def __init__(self, options: ModelOptions) -> None:
         super().__init__()
@@ -118,10 +119,19 @@ class MLP(nn.Module):
         self.up_proj = Linear(options.hidden_size, options.intermediate_size, bias=options.mlp_bias)
         self.down_proj = Linear(options.intermediate_size, options.hidden_size, bias=options.mlp_bias)
         self.register_module("gate_up_proj", None)
+        self.recalls = False
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """``(B, L, D)`` to ``(B, L, D)``."""
+        if self.recalls:
+            return self._recalling(*self._project(x_BLD))
         out_BLD: Tensor = self.down_proj(swiglu(*self._project(x_BLD)))
+        return out_BLD
+
+    def _recalling(self, gate_BLF: Tensor, up_BLF: Tensor) -> Tensor:
+        product_BLF = swiglu(gate_BLF, up_BLF)
+        with recalling(product_BLF, lambda: swiglu(gate_BLF.detach(), up_BLF.detach())):
+            out_BLD: Tensor = self.down_proj(product_BLF)
         return out_BLD
 
     def _project(self, x_BLD: Tensor) -> Sequence[Tensor]:
@@ -137,7 +147,10 @@ class MLP(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Attention and MLP, each on a normalised copy of the residual stream."""
+    """Attention and MLP, each on a normalised copy of the residual stream.
+
+    With ``recalls`` these copies are computed again in the backward pass.
+    """
 
     def __init__(self, options: ModelOptions, precision: Precision) -> None:
         super().__init__()
@@ -146,12 +159,20 @@ class DecoderLayer(nn.Module):
         self.mlp = MLP(options)
         self.input_layernorm = RMSNorm(options.hidden_size, options.rms_norm_eps, norm)
         self.post_attention_layernorm = RMSNorm(options.hidden_size, options.rms_norm_eps, norm)
+        self.recalls = False
 
     def forward(self, x_BLD: Tensor, rope: Rope, mask: Tensor | None, cache: LayerCache | None) -> Tensor:
         """``(B, L, D)`` to ``(B, L, D)``."""
-        x_BLD = self.self_attn(self.input_layernorm(x_BLD), rope, mask, cache).add_(x_BLD)
-        mlp_BLD: Tensor = self.mlp(self.post_attention_layernorm(x_BLD))
+        x_BLD = self._on_normed(self.self_attn, self.input_layernorm, x_BLD, rope, mask, cache).add_(x_BLD)
+        mlp_BLD = self._on_normed(self.mlp, self.post_attention_layernorm, x_BLD)
         return mlp_BLD.add_(x_BLD)
+
+    def _on_normed(self, block: nn.Module, norm: nn.Module, x_BLD: Tensor, *further: object) -> Tensor:
+        if not self.recalls:
+            return block(norm(x_BLD), *further)  # type: ignore[no-any-return]
+        normed_BLD = norm(x_BLD)
+        with recalling(normed_BLD, lambda: norm(x_BLD.detach())):
+            return block(normed_BLD, *further)  # type: ignore[no-any-return]
 
 
 class Decoder(nn.Module):

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import torch
 
-from runformer.config.layout import ParallelOptions
+from runformer.config.layout import Layers, ParallelOptions
 from runformer.config.task import LoraOptions, ModelOptions, Precision
 from runformer.errors import ConfigError
 from runformer.models.build import materialise, outline
@@ -45,7 +45,7 @@ def compose(options: ModelOptions, precision: Precision, lora: LoraOptions | Non
     indices = stage_indices(mesh.place.pipeline, layout)
     models = [outline(options, precision, lora, stages[index]) for index in indices]
     for index, model in zip(indices, models, strict=True):
-        model.model.recomputed = _recomputed(stages[index], index, layout.recompute)
+        _recompute(model, stages[index], index, layout)
     splits = [split_tensors(model, mesh.tensor, spread=layout.sequence_parallel) for model in models]
     if layout.zero >= 2 and layout.shards > 1:
         share_weights(models, mesh)
@@ -83,11 +83,20 @@ def _require_room(options: ModelOptions, layout: ParallelOptions) -> None:
         raise ConfigError(f"model.model_config.offset {text}")
 
 
-def _recomputed(stage: Stage, index: int, recompute: bool | tuple[int, ...]) -> frozenset[int]:
-    if isinstance(recompute, bool):
-        return frozenset(stage.layers) if recompute else frozenset()
-    count = recompute[index] if index < len(recompute) else 0
-    return frozenset(stage.layers[:count])
+def _recompute(model: CausalLM, stage: Stage, index: int, layout: ParallelOptions) -> None:
+    """Let layers keep less for their backward pass: their input only, or all but some tensors."""
+    whole = chosen(layout.recompute, stage, index)
+    model.model.recomputed = frozenset(stage.layers[:whole])
+    for place, layer in enumerate(model.layers.values()):
+        layer.mlp.recalls = whole <= place < chosen(layout.recompute_products, stage, index)
+        layer.recalls = whole <= place < chosen(layout.recompute_norms, stage, index)
+
+
+def chosen(layers: Layers, stage: Stage, index: int) -> int:
+    """How many layers of a stage, the ``index``-th of all, are meant; from its first one on."""
+    if isinstance(layers, bool):
+        return len(stage.layers) if layers else 0
+    return min(len(stage.layers), layers[index]) if index < len(layers) else 0
 
 
 def outline_parts(

@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ from runformer.config.layout import ParallelOptions
 from runformer.config.task import LoraOptions, ModelOptions, ModelTask, Precision, TrainTask
 from runformer.models.decoder import TORCH_DTYPES, CausalLM, DecoderLayer
 from runformer.models.lora import add_lora
+from runformer.models.part import Stage
+from runformer.parallel.compose import chosen
 from runformer.parallel.mesh import Place
 from runformer.parallel.shards import BUCKET_ELEMENTS
 from runformer.plan.share import Share, Size, share_of
@@ -143,18 +146,18 @@ def _moments(step: _Step, model: ModelTask, place: Place, device: str) -> Iterat
         kinds["gradients"] = math.ceil(step.all.trained / step.shards)
     kinds["buffers"] = step.gathered()
     kept, again = _saved_by_layer(step, model), _recomputed(step)
-    activations = _activations(step, kept, again, place)
+    activations = _activations(step, kept.all * (share.layers - again) - _recalled(step, kept), again, place)
     if share.last:
         kinds["buffers"] += step.rows * step.length * share.options.hidden_size * step.width + share.head.trained
         scores = _scores(share.options, step.precision, step.rows * step.length, device)
         yield {**kinds, "activations": activations, "buffers": kinds["buffers"] + scores}
     if again:
-        activations += kept  # those of the layer whose turn it is
+        activations += kept.all  # those of the layer whose turn it is
     buffers = kinds["buffers"] + _backward_of_a_layer(step)
     yield {**kinds, "activations": activations, "buffers": buffers}
     done = step.all.trained - share.ends.trained - share.layer.trained + share.head.trained
     first = step.between if again == share.layers else 0
-    yield {**kinds, "gradients": math.ceil(done / step.shards), "activations": kept + first, "buffers": buffers}
+    yield {**kinds, "gradients": math.ceil(done / step.shards), "activations": kept.all + first, "buffers": buffers}
     yield _end_of_backward(step)
 
 
@@ -192,8 +195,11 @@ def _begun(step: _Step, place: Place) -> int:
 
 
 def _activations(step: _Step, kept: int, again: int, place: Place) -> int:
-    """Bytes that this device keeps for backward passes when it keeps the most; of ``again`` layers the inputs only."""
-    of_one = kept * (step.share.layers - again) + step.between * again
+    """Bytes that this device keeps for backward passes when it keeps the most.
+
+    For each micro-batch ``kept``, and of ``again`` layers the inputs.
+    """
+    of_one = kept + step.between * again
     if step.share.last:
         of_one += 2 * step.between  # what the last norm gets and gives
     stages = step.layout.chunks
@@ -206,15 +212,32 @@ def _activations(step: _Step, kept: int, again: int, place: Place) -> int:
 
 def _recomputed(step: _Step) -> int:
     """How many of this device's layers are recomputed."""
-    recompute, stages = step.layout.recompute, step.share.stages
-    if isinstance(recompute, bool):
-        return step.share.layers if recompute else 0
-    counts = (recompute[index] if index < len(recompute) else 0 for index in step.share.indices)
-    return sum(min(len(stage.layers), count) for stage, count in zip(stages, counts, strict=True))
+    return sum(chosen(step.layout.recompute, *stage) for stage in _stages(step))
 
 
-def _saved_by_layer(step: _Step, model: ModelTask) -> int:
-    """Bytes that one layer keeps for its backward pass, besides its parameters and the rotary tables."""
+def _stages(step: _Step) -> Iterator[tuple[Stage, int]]:
+    return zip(step.share.stages, step.share.indices, strict=True)
+
+
+def _recalled(step: _Step, kept: _Kept) -> int:
+    """Bytes that this device's layers do not keep of what they would, where they are not recomputed whole."""
+    layout, spared = step.layout, 0
+    for of_each, layers in ((kept.products, layout.recompute_products), (kept.norms, layout.recompute_norms)):
+        for stage in _stages(step):
+            spared += of_each * max(0, chosen(layers, *stage) - chosen(layout.recompute, *stage))
+    return spared
+
+
+class _Kept(NamedTuple):
+    """Bytes that a layer keeps for its backward pass; and of these, what it keeps of its gate and of its norms."""
+
+    all: int
+    products: int
+    norms: int
+
+
+def _saved_by_layer(step: _Step, model: ModelTask) -> _Kept:
+    """What one layer keeps for its backward pass, besides its parameters and the rotary tables."""
     layout, reads = step.layout, step.share.heads.reads
     spread = layout.tensor if layout.sequence_parallel else 1
     options = replace(step.share.options, num_layers=1)
@@ -232,10 +255,14 @@ def _saved(
     length: int,
     spread: int,
     context: int,
-) -> int:
+) -> _Kept:
     """Of a model of one layer; ``spread`` ranks share positions between blocks, ``context`` ranks each sequence."""
     with FakeTensorMode(), torch.device("cpu"):
         layer = _fake_layer(options, precision, lora, reads, spread)
+        made: dict[str, list[Tensor]] = {"products": [], "norms": []}
+        layer.mlp.down_proj.register_forward_pre_hook(lambda _, given: made["products"].append(given[0]))
+        for norm in (layer.input_layernorm, layer.post_attention_layernorm):
+            norm.register_forward_hook(lambda _, __, out: made["norms"].append(out))
         rotary, compute = TORCH_DTYPES[precision.rotary], TORCH_DTYPES[precision.compute]
         rope = tuple(torch.empty(length, 1, options.head_dim, dtype=rotary) for _ in range(2))
         x_BCD = torch.empty((rows, length // spread, options.hidden_size), dtype=compute, requires_grad=True)
@@ -250,7 +277,9 @@ def _saved(
             layer(x_BCD * 1, rope, None, cache)
         for tensor in (*rope, *layer.parameters()):  # shared by all layers, or counted as weights
             saved.pop(_memory(tensor), None)
-        return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
+        kept = {memory: tensor.untyped_storage().nbytes() for memory, tensor in saved.items()}
+        parts = {name: sum(kept.get(_memory(tensor), 0) for tensor in tensors) for name, tensors in made.items()}
+        return _Kept(sum(kept.values()), **parts)
 
 
 class _GatheredKeys:

@@ -62,6 +62,7 @@ HALF = {"zero": 2}
 FULL = {"zero": 3}
 ZERO_BUBBLE = {"chunks": 2, "schedule": "ZBVZeroBubble"}
 AGAIN = {"recompute": True}
+RECALLS = {"recompute_products": True, "recompute_norms": True}
 
 DOZEN = [
     Layout("llama", {"data": 2, **SHARDED}),
@@ -74,7 +75,7 @@ DOZEN = [
     Layout("qwen3", {"context": 2, "tensor": 2, **SPREAD}),
     Layout("qwen2", {"data": 2, "pipeline": 2}, 4),
     Layout("smollm2", {"pipeline": 4}, 8),
-    Layout("qwen2", {"data": 2, "tensor": 2, "pipeline": 2, **SPREAD}, 4, dtype="float64"),
+    Layout("qwen2", {"data": 2, "tensor": 2, "pipeline": 2, **SPREAD, **RECALLS}, 4, dtype="float64"),
     Layout("qwen2", {"tensor": 4, "pipeline": 2}, 4),
     Layout("qwen2", {"data": 2, **FULL}, dtype="float64"),
     Layout("smollm2", {"pipeline": 2, **ZERO_BUBBLE}, 4),

@@ -157,6 +157,25 @@ def test_offset_moves_layers_between_stages(tmp_path: Path, offset: str, expecte
     assert load(tmp_path, text, *PLAN, *changes).parallel.extra_layers == expected
 
 
+def test_operators_are_recomputed_by_regular_expression(tmp_path: Path) -> None:
+    """As published recipes name them; a reshape looks at the same memory, and has nothing to recompute."""
+    names = (r"feed_forward\.mul", r"feed_forward\.w1\.activation\.silu", r"feed_forward\.w1\.reshape")
+    published = "{" + ", ".join(f"'{name}': [1, 0]" for name in names) + "}"
+    cases = [
+        (published, {"recompute_products": (1, 0)}),
+        ("True", {"recompute_products": True}),
+        ("[1, 1]", {"recompute_products": (1, 1)}),
+        ("{'.*_norm': True}", {"recompute_norms": True}),
+        ("{'.*': True}", {"recompute_products": True, "recompute_norms": True}),
+        ("{'feed_forward.mul': False}", {}),
+        ("False", {}),
+    ]
+    for value, expected in cases:
+        line = f"recompute_config: {{select_recompute: {value}}}"
+        found = load(tmp_path, parallel_text("pipeline_stage: 2, micro_batch_num: 4", line), *PLAN).parallel
+        assert found == ParallelOptions(pipeline=2, **expected), value
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [("False", False), ("True", True), ("[2, 1]", (2, 1)), ("[[1, 0], [0, 1]]", (1, 0, 0, 1))],
@@ -255,6 +274,11 @@ def test_a_v_and_shared_weights_exclude_each_other(tmp_path: Path) -> None:
         ("data_parallel: 2", "parallel: {parallel_mode: 3}", "is 3 (HYBRID_PARALLEL), in which a model splits itself"),
         (
             "pipeline_stage: 2, micro_batch_num: 3",
+            "recompute_config: {select_recompute: {'feed_forward(': True}}",
+            "recompute_config.select_recompute has 'feed_forward(', which is no regular expression",
+        ),
+        (
+            "",
             "recompute_config: {recompute: sometimes}",
             "recompute_config.recompute must be True, False, or numbers of layers",
         ),

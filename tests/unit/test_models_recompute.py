@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
+
 import pytest
 import torch
+from tensor_memory import taken
 from torch import Tensor
 
 from runformer.config.task import LoraOptions, ModelOptions, Precision
@@ -63,3 +67,31 @@ def test_only_inputs_are_kept() -> None:
         learn(make(recomputed), kept)
         sizes.append(sum(tensor.numel() for tensor in {tensor.data_ptr(): tensor for tensor in kept}.values()))
     assert sizes[1] < sizes[0] / 3
+
+
+def recall(model: CausalLM, parts: str) -> None:
+    for layer in model.layers.values():
+        layer.mlp.recalls, layer.recalls = parts in ("products", "both"), parts in ("norms", "both")
+
+
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora with dropout"])
+@pytest.mark.parametrize("parts", ["products", "norms", "both"])
+def test_gradients_are_the_same_where_single_tensors_are_computed_again(parts: str, lora: LoraOptions | None) -> None:
+    expected, model = learn(make(range(0), lora)), make(range(0), lora)
+    recall(model, parts)
+    for name, gradient in learn(model).items():
+        whole = expected[name]
+        assert (gradient is None) == (whole is None), name
+        assert gradient is None or whole is None or torch.equal(gradient, whole), name
+
+
+@pytest.mark.filterwarnings("ignore:.*profiler.*")
+@pytest.mark.parametrize(("parts", "spared"), [("products", 48), ("norms", 2 * 32), ("both", 48 + 2 * 32)])
+def test_what_is_computed_again_is_not_kept(tmp_path: Path, parts: str, spared: int) -> None:
+    """Of each position of each layer, the MLP's width and twice the hidden size."""
+    kept = []
+    for chosen in ("none", parts):
+        model = make(range(0))
+        recall(model, chosen)
+        kept.append(taken(tmp_path, partial(model, torch.arange(24).reshape(2, 12)))[-1])
+    assert kept[0] - kept[1] == 4 * 24 * spared * 4

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from tensor_memory import taken
 from torch import Tensor
 
 from runformer.config.layout import ParallelOptions
@@ -49,8 +49,8 @@ def train_task(rows: int = ROWS, accumulation: int = 1) -> TrainTask:
     return TrainTask(data, 1, rows, accumulation, OptimizerOptions(), schedule, LossScaleOptions(), None, None)
 
 
-def estimate(task: ModelTask, options: ModelOptions = OPTIONS, **layout: int | bool) -> Mapping[str, int]:
-    parallel = ParallelOptions(**layout)  # type: ignore[arg-type]
+def estimate(task: ModelTask, options: ModelOptions = OPTIONS, **layout: Any) -> Mapping[str, int]:
+    parallel = ParallelOptions(**layout)
     return training_memory(task, options, train_task(), LENGTH, parallel, "cuda")
 
 
@@ -88,13 +88,6 @@ def test_a_step_keeps_what_was_estimated(precision: Precision, lora: LoraOptions
     assert abs(kept - estimated) <= 0.12 * kept, (kept, estimated)
 
 
-def rise(trace: Path) -> int:
-    """The most bytes of tensors above those at the beginning of a profile."""
-    events = [event for event in json.loads(trace.read_text())["traceEvents"] if event.get("name") == "[memory]"]
-    changes = [event["args"]["Bytes"] for event in sorted(events, key=lambda event: float(event["ts"]))]
-    return max(itertools.accumulate(changes))
-
-
 @pytest.mark.filterwarnings("ignore:.*profiler.*")
 @pytest.mark.parametrize(
     ("precision", "length", "recompute", "batches"),
@@ -119,13 +112,11 @@ def test_the_peak_of_a_step_is_as_estimated(
     tokens = torch.randint(0, options.vocab_size, (rows * batches, length))
     batch = TokenBatch.of(tokens, tokens, torch.ones_like(tokens, dtype=torch.bool))
     step(1, batch.split(rows), 1e-3)
-    with torch.profiler.profile(profile_memory=True) as profile:
-        step(2, batch.split(rows), 1e-3)
-    profile.export_chrome_trace(str(tmp_path / "trace.json"))
+    measured = max(taken(tmp_path, lambda: step(2, batch.split(rows), 1e-3)))
     task = ModelTask("x", options, None, precision=precision)
     kinds = training_memory(task, options, train_task(rows, batches), length, layout, "cuda")
     estimated = sum(kinds.values()) - kinds["weights"] - kinds["optimizer states"]
-    assert estimated == pytest.approx(rise(tmp_path / "trace.json"), rel=0.1)
+    assert estimated == pytest.approx(measured, rel=0.1)
 
 
 def test_recomputed_layers_keep_their_inputs() -> None:
@@ -135,6 +126,18 @@ def test_recomputed_layers_keep_their_inputs() -> None:
     whole, half, none = (kept - 2 * between for kept in (whole, half, none))  # around the last norm
     assert none == 4 * between + whole / 4, "each layer's input, and all of the one whose turn it is"
     assert half == 2 * between + whole * 3 / 4
+
+
+def test_what_is_computed_again_is_not_counted() -> None:
+    task, options = ModelTask("x", OPTIONS, None), replace(OPTIONS, num_layers=4)
+    whole, products, norms = (
+        estimate(task, options, **layout)["activations"]
+        for layout in ({}, {"recompute_products": (3,)}, {"recompute_norms": True, "recompute": (1,)})
+    )
+    numbers = ROWS * LENGTH * 4
+    assert products == whole - 3 * numbers * options.intermediate_size
+    # The recomputed layer keeps its input, and all when its turn comes; the others keep no copies for their two blocks.
+    assert norms == whole + numbers * options.hidden_size * (1 - 3 * 2)
 
 
 def test_no_copies_of_weights_are_kept() -> None:

@@ -166,7 +166,11 @@ class RecomputeConfig:
     """``recompute_config``: which activations are computed again instead of kept."""
 
     recompute: Any = sets("parallel.recompute", "Layers that are recomputed: a switch, or their number in each stage.")
-    select_recompute: Any = no_effect(RECOMPUTE, "Operators that are recomputed.")
+    select_recompute: Any = sets(
+        "parallel.recompute_products",
+        "Operators that are recomputed: True, numbers of layers, or either for regular expressions of their names. "
+        "What they make is computed again if they are of the MLP's gate (feed_forward.mul) or a layer's norms.",
+    )
     select_comm_recompute: Any = no_effect(RECOMPUTE, "Communication operators that are recomputed.")
     select_recompute_exclude: Any = no_effect(RECOMPUTE, "Operators that are not recomputed.")
     select_comm_recompute_exclude: Any = no_effect(RECOMPUTE, "Communication operators that are not recomputed.")

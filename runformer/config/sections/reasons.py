@@ -4,7 +4,9 @@ ASCEND = "settings of Ascend's graph compiler, kernels and memory pool"
 PARALLEL = "how MindSpore schedules what several devices do"
 LOADING = "rows are read straight from the file, in this process"
 PROFILER = "profiling is not built yet"
-RECOMPUTE = "layers are recomputed whole or not at all (recompute_config.recompute), and nothing is moved to the host"
+RECOMPUTE = (
+    "layers (recompute), gates and norms (select_recompute) are recomputed, nothing else; nothing moves to the host"
+)
 MONITOR = "every figure of a step goes to training.jsonl"
 CHECKPOINT = "checkpoints here are safetensors files that describe themselves"
 STRATEGY = "checkpoints here need no strategy files"
