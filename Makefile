@@ -24,6 +24,7 @@ bench: setup
 	$(BIN)/python benchmarks/startup.py --output benchmarks/startup.md
 	$(BIN)/python benchmarks/launcher.py --output benchmarks/launcher.md
 	$(BIN)/python benchmarks/parallel.py --output benchmarks/parallel.md
+	$(BIN)/python benchmarks/memory.py --output benchmarks/memory.md
 
 setup: $(VENV)/ready
 

@@ -26,7 +26,8 @@ class ParallelOptions:
     from its first on. Of ``products`` (MLP's gate · up) and ``norms`` (what attention and MLP are given) it says in the
     same way which layers do not keep them.
 
-    Plain copies send their gradients in ``gradient_groups`` messages; None: of PyTorch's size.
+    Plain copies send their gradients in ``gradient_groups`` messages; None: of PyTorch's size. In
+    ``reduce_dtype`` they are sent and summed; None: in their own.
     """
 
     data: int = 1
@@ -40,6 +41,7 @@ class ParallelOptions:
     schedule: str = "1F1B"
     extra_layers: tuple[int, ...] | None = None
     gradient_groups: int | None = None
+    reduce_dtype: Literal["bfloat16"] | None = None
     recompute: Layers = False
     recompute_products: Layers = False
     recompute_norms: Layers = False

@@ -70,7 +70,7 @@ def parallel_options(config: Config, model: ModelTask, place: Launched | None, r
         sequence_parallel=bool(config.parallel_config.use_seq_parallel) and sizes.model > 1,
         **_shares(sizes, config, report),
         **_recompute(config, report),
-        gradient_groups=config.parallel_config.gradient_aggregation_group if sizes.data * sizes.context > 1 else None,
+        **_messages(sizes, config),
         **pipeline_options(sizes, config, model.options, report),
     )
 
@@ -96,6 +96,14 @@ def search_options(config: Config, place: Launched | None, report: Report) -> Se
     if memory <= 0:
         report.error(path, f"must be a size such as 58GB, not {written!r}")
     return SearchOptions(devices, memory)
+
+
+def _messages(sizes: Sizes, config: Config) -> dict[str, Any]:
+    """How copies of the model sum their gradients."""
+    if sizes.data * sizes.context == 1:
+        return {}
+    dtype = "bfloat16" if config.parallel.gradient_reduce_dtype == "bfloat16" else None
+    return {"gradient_groups": config.parallel_config.gradient_aggregation_group, "reduce_dtype": dtype}
 
 
 def _shares(sizes: Sizes, config: Config, report: Report) -> dict[str, Any]:

@@ -141,13 +141,13 @@ def _choose_interface(place: Launched, device: torch.device) -> None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 
 
-def copy_over_ranks(model: nn.Module, group: Group, messages: int | None = None) -> nn.Module:
+def copy_over_ranks(model: nn.Module, group: Group, messages: int | None = None, *, narrow: bool = False) -> nn.Module:
     """The model as one of equal copies whose gradients are summed over the ranks, while they are computed.
 
     It is PyTorch's DistributedDataParallel, which gathers gradients into buckets and sends each as soon as it is full;
     only that it adds where that class averages, since each rank's loss is its part of the global batch's.
     Parameters stay those of ``model``, under their names there. Gradients are sent in about as many ``messages``; None:
-    in messages of PyTorch's size.
+    in messages of PyTorch's size. With ``narrow`` they are sent and summed in bfloat16.
     """
     if group.size == 1:
         return model
@@ -161,8 +161,9 @@ def copy_over_ranks(model: nn.Module, group: Group, messages: int | None = None)
         gradient_as_bucket_view=True,
         bucket_cap_mb=None if messages is None else max(1, size // messages / 2**20),
     )
-    # Without annotations: it would compare them with its own, and ours are strings.
-    copy.register_comm_hook(None, lambda _state, bucket: _sum(bucket.buffer(), group))
+    # Without annotations: it would compare them with its own, and ours are strings. PyTorch's own hook for bfloat16 is
+    # refused on gloo.
+    copy.register_comm_hook(None, lambda _state, bucket: _sum(bucket.buffer(), group, narrow))
     return cast(nn.Module, copy)
 
 
@@ -172,7 +173,11 @@ def collecting_gradients(copy: nn.Module) -> AbstractContextManager[None]:
     return no_sync()
 
 
-def _sum(gradients: Tensor, group: Group) -> torch.futures.Future[Tensor]:
-    work = dist.all_reduce(gradients, group=group.handle, async_op=True)
-    summed: torch.futures.Future[Tensor] = work.get_future().then(lambda future: future.value()[0])
+def _sum(gradients: Tensor, group: Group, narrow: bool) -> torch.futures.Future[Tensor]:
+    """The sum over a group, in place; sent in bfloat16 if ``narrow``."""
+    message = gradients.bfloat16() if narrow else gradients
+    work = dist.all_reduce(message, group=group.handle, async_op=True)
+    summed: torch.futures.Future[Tensor] = work.get_future().then(
+        lambda future: gradients.copy_(future.value()[0]) if narrow else future.value()[0]
+    )
     return summed

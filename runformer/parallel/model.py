@@ -120,8 +120,7 @@ class ParallelModel:
         while they are computed.
         """
         if self._copy is None and self._pipeline is None:
-            stage, groups = self.stages[0], self.mesh.options.gradient_groups
-            self._copy = stage if self._shares_weights else copy_over_ranks(stage, self.mesh.replicas, groups)
+            self._copy = self.stages[0] if self._shares_weights else self._copy_over_ranks()
         if len(micro_batches) > 1:
             self._make_room_for_gradients()
         if self._pipeline is not None:
@@ -138,6 +137,11 @@ class ParallelModel:
                 value.backward()
             losses.append(value.detach())
         return losses
+
+    def _copy_over_ranks(self) -> nn.Module:
+        options = self.mesh.options
+        narrow = options.reduce_dtype == "bfloat16"
+        return copy_over_ranks(self.stages[0], self.mesh.replicas, options.gradient_groups, narrow=narrow)
 
     def _make_room_for_gradients(self) -> None:
         """Let gradients that are added up lie together: made one by one, they would settle among activations.
@@ -183,7 +187,8 @@ class ParallelModel:
         if ends.size > 1 and self.options.tie_embeddings and _TABLE in gradients:
             ends.sum(gradients[_TABLE])
         if self._pipeline is not None and self.mesh.replicas.size > 1 and not self._shares_weights:
-            _sum(list(gradients.values()), self.mesh.replicas)
+            narrow = torch.bfloat16 if self.mesh.options.reduce_dtype == "bfloat16" else None
+            _sum(list(gradients.values()), self.mesh.replicas, narrow)
 
     def norm(self, tensors: Mapping[str, Tensor]) -> float:
         """The joint L2 norm of one tensor for each parameter, every element of the whole model counted once."""
@@ -230,9 +235,9 @@ class ParallelModel:
         return whole
 
 
-def _sum(tensors: Sequence[Tensor], group: Group) -> None:
-    """Sum many tensors over a group, in place."""
+def _sum(tensors: Sequence[Tensor], group: Group, dtype: torch.dtype | None = None) -> None:
+    """Sum many tensors over a group, in place; ``dtype`` is that of the messages, None: their own."""
     for bucket in buckets(tensors):
-        flat = group.sum(torch.cat([item.flatten() for item in bucket]))
+        flat = group.sum(torch.cat([item.flatten() for item in bucket]).to(dtype or bucket[0].dtype))
         parts = flat.split([item.numel() for item in bucket])
         torch._foreach_copy_(bucket, [part.view_as(item) for part, item in zip(parts, bucket, strict=True)])

@@ -25,13 +25,14 @@ def share_weights(models: Sequence[CausalLM], mesh: Mesh) -> None:
         mesh: the copies; weights are gathered again in the backward pass where its layout says so.
     """
     # Imported late: it takes a second and more.
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     devices = _device_mesh(mesh)
+    policy = MixedPrecisionPolicy(reduce_dtype=torch.bfloat16 if mesh.options.reduce_dtype == "bfloat16" else None)
     for model in models:
         for layer in model.layers.values():
-            fully_shard(layer, mesh=devices, reshard_after_forward=mesh.options.zero == 3)
-        fully_shard(model, mesh=devices, reshard_after_forward=False)  # its backward pass comes next
+            fully_shard(layer, mesh=devices, reshard_after_forward=mesh.options.zero == 3, mp_policy=policy)
+        fully_shard(model, mesh=devices, reshard_after_forward=False, mp_policy=policy)  # its backward pass comes next
         for module in _sharing(model):
             module.set_gradient_divide_factor(1.0)  # a rank's loss is its part of the global batch's
             module.set_force_sum_reduction_for_comms(True)

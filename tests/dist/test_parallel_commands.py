@@ -110,6 +110,30 @@ def test_a_split_model_learns_what_one_process_does(tiny: TinyTask, case: str) -
         assert (ours["step"], ours["tokens"], ours["samples"]) == (theirs["step"], theirs["tokens"], theirs["samples"])
 
 
+NARROW = ("--parallel.gradient_reduce_dtype", "bfloat16")
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        [*sizes(data_parallel=2), "--batch_size", "2"],
+        pytest.param([*sizes(data_parallel=2), "--batch_size", "2", *WEIGHTS_SHARED], marks=pytest.mark.slow),
+    ],
+    ids=["copies", "weights shared out"],
+)
+def test_gradients_may_be_summed_in_bfloat16(tiny: TinyTask, layout: list[str]) -> None:
+    """The first loss is the same, then curves part, by what rounding gradients to 8 bits does."""
+    train(tiny, "exact", 2, *layout)
+    train(tiny, "narrow", 2, *layout, *NARROW)
+    exact, narrow = (
+        [(row["loss"], row["grad_norm"]) for row in rows(tiny.folder / name).values()] for name in ("exact", "narrow")
+    )
+    assert narrow[0][0] == exact[0][0]
+    assert narrow[0][1] != exact[0][1]
+    for ours, theirs in zip(narrow, exact, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-2)
+
+
 def test_a_run_goes_on_in_any_layout(tiny: TinyTask) -> None:
     """Begun in one layout, taken up after every few steps in another: the curve of one process that never stopped."""
     alone(tiny, "one", "--batch_size", "4", *QWEN)

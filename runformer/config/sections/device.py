@@ -95,6 +95,12 @@ class Parallel:
         "Whether losses are normalised as the original does: by each rank or micro-batch for itself.",
         default=False,
     )
+    gradient_reduce_dtype: str | None = sets(
+        "parallel.reduce_dtype",
+        "In which dtype copies of the model sum their gradients: bfloat16 halves what they send, and is not exact.",
+        default="float32",
+        choices=("float32", "bfloat16"),
+    )
     loss_repeated_mean: bool | None = no_effect(PARALLEL, "Whether a repeated loss is averaged over devices.")
     enable_alltoall: bool | None = no_effect(PARALLEL, "Whether all-to-all communication may be used.")
     dataset_strategy: Any = no_effect(PARALLEL, "How each input column is split over devices.")
