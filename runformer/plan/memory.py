@@ -139,10 +139,10 @@ class _Step:
 
 def _moments(step: _Step, model: ModelTask, place: Place, device: str) -> Iterator[dict[str, int]]:
     """Memory by kind at each time of a step when it may be at its fullest."""
-    share, layout, begun = step.share, step.layout, _in_flight(step, place)
+    share, layout = step.share, step.layout
     copies = layout.replicas > 1 and layout.pipeline == 1 and step.shards == 1  # these have their messages' memory
     kinds = step.constant()
-    if copies or step.micro_batches > begun:
+    if copies or step.micro_batches > 1:  # room for what is added up is made beforehand
         kinds["gradients"] = math.ceil(step.all.trained / step.shards)
     kinds["buffers"] = step.gathered()
     kept, again = _saved_by_layer(step, model), _recomputed(step)
