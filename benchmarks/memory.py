@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py --output benchmarks/memory.md
 
-A model of 134 M parameters learns for three steps in one layout after another. Measured is the most memory that was
+A model of 134 M parameters learns for two steps in one layout after another. Measured is the most memory that was
 resident, above that after imports and the first collective; estimated is what ``plan/memory.py`` says of that rank.
 """
 
@@ -36,17 +36,17 @@ CASES: list[dict[str, Any]] = [
     {"layout": {"tensor": 2}, "rows": 4, "length": 512},
     {"layout": {"tensor": 2, "sequence_parallel": True}, "rows": 8, "length": 512},
     {"layout": {"context": 2}, "rows": 4, "length": 1024},
-    {"layout": {"pipeline": 2}, "rows": 4, "length": 512, "micro_batches": 4},
-    {"layout": {"pipeline": 2, "schedule": "GPipe"}, "rows": 4, "length": 512, "micro_batches": 4},
+    {"layout": {"pipeline": 2}, "rows": 2, "length": 512, "micro_batches": 4},
+    {"layout": {"pipeline": 2, "schedule": "GPipe"}, "rows": 2, "length": 512, "micro_batches": 4},
     {
         "layout": {"pipeline": 2, "chunks": 2, "schedule": "Interleaved1F1B"},
-        "rows": 4,
+        "rows": 2,
         "length": 512,
         "micro_batches": 4,
     },
-    {"layout": {"pipeline": 2, "chunks": 2, "schedule": "ZBVZeroBubble"}, "rows": 4, "length": 512, "micro_batches": 4},
+    {"layout": {"pipeline": 2, "chunks": 2, "schedule": "ZBVZeroBubble"}, "rows": 2, "length": 512, "micro_batches": 4},
     {"layout": {"data": 2, "tensor": 2, "zero": 3}, "rows": 4, "length": 512},
-    {"layout": {"tensor": 2, "pipeline": 2}, "rows": 4, "length": 512, "micro_batches": 4},
+    {"layout": {"tensor": 2, "pipeline": 2}, "rows": 2, "length": 512, "micro_batches": 4},
 ]
 
 
@@ -84,7 +84,7 @@ def main() -> None:
     arguments = parser.parse_args()
     cases = CASES if arguments.only is None else [CASES[number] for number in arguments.only]
     rows = [row for case in cases for row in measure(case)]
-    title = f"Peak memory of each rank in MiB, three steps of a model of 134 M parameters; {describe_machine()}"
+    title = f"Peak memory of each rank in MiB, two steps of a model of 134 M parameters; {describe_machine()}"
     columns = ["layout", "rank", "measured", "estimated", "ratio", "estimated by kind"]
     write_table(title, columns, rows, arguments.output)
 

@@ -1,4 +1,4 @@
-"""One rank of ``memory.py``: trains three steps, and writes how much memory it took at most beside the estimate."""
+"""One rank of ``memory.py``: trains two steps, and writes how much memory it took at most beside the estimate."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from runformer.train.loss_scale import LossScaler
 from runformer.train.optimizer import NamedAdamW
 from runformer.train.step import TrainStep
 
-STEPS = 3
+STEPS = 2
 OPTIONS = ModelOptions(
     vocab_size=32000, hidden_size=768, intermediate_size=2048, num_layers=12, num_heads=12, num_kv_heads=4, head_dim=64,
     max_positions=2048,

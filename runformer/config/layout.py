@@ -15,9 +15,12 @@ class ParallelOptions:
 
     ``data`` copies of the model, each with its own rows; each copy's layers cut into ``pipeline`` stages, each layer
     shared by ``tensor`` devices, each sequence by ``context``. ``sequence_parallel`` splits activations between
-    layers over the tensor dimension, too. ``zero`` is how much of what copies of the model have in common each of them
-    has a share of only (ZeRO, arXiv:1910.02054): 0 nothing, 1 the optimizer's states, 2 gradients and, between steps,
-    weights, too, 3 weights at all times; ``sharers`` copies share, or all of them.
+    layers over the tensor dimension, too; with ``copies_embedding`` an embedding that is no output layer is not split
+    over it.
+
+    ``zero`` is how much of what copies of the model have in common each of them has a share of only (ZeRO,
+    arXiv:1910.02054): 0 nothing, 1 the optimizer's states, 2 gradients and, between steps, weights, too, 3 weights at
+    all times; ``sharers`` copies share, or all of them.
 
     A device of a pipeline has ``chunks`` stages, and micro-batches pass through them as PyTorch's ``schedule`` of that
     name has it; ``extra_layers`` are those of each stage, in the order of the layers, beyond an equal number.
@@ -35,6 +38,7 @@ class ParallelOptions:
     context: int = 1
     pipeline: int = 1
     sequence_parallel: bool = False
+    copies_embedding: bool = False
     zero: Literal[0, 1, 2, 3] = 0
     sharers: int | None = None
     chunks: int = 1

@@ -68,6 +68,7 @@ def parallel_options(config: Config, model: ModelTask, place: Launched | None, r
         context=sizes.context,
         pipeline=sizes.pipeline,
         sequence_parallel=bool(config.parallel_config.use_seq_parallel) and sizes.model > 1,
+        copies_embedding=bool(config.parallel_config.vocab_emb_dp) and sizes.model > 1,
         **_shares(sizes, config, report),
         **_recompute(config, report),
         **_messages(sizes, config),

@@ -46,7 +46,7 @@ def compose(options: ModelOptions, precision: Precision, lora: LoraOptions | Non
     models = [outline(options, precision, lora, stages[index]) for index in indices]
     for index, model in zip(indices, models, strict=True):
         _recompute(model, stages[index], index, layout)
-    splits = [split_tensors(model, mesh.tensor, spread=layout.sequence_parallel) for model in models]
+    splits = [split_tensors(model, mesh.tensor, layout) for model in models]
     if layout.zero >= 2 and layout.shards > 1:
         share_weights(models, mesh)
     for model in models:
@@ -121,7 +121,7 @@ def outline_parts(
     """
     group = Group(tensor, layout.tensor, torch.device("meta"))
     models = [outline(options, precision, lora, stage) for stage in stages]
-    splits = [split_tensors(model, group, spread=layout.sequence_parallel) for model in models]
+    splits = [split_tensors(model, group, layout) for model in models]
     return _parts_of(models, splits, layout, shard)
 
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from runformer.config.layout import ParallelOptions
 from runformer.models.decoder import CausalLM
 from runformer.models.layers import Embedding, Linear
 from runformer.models.lora import LoraLinear
@@ -63,19 +64,22 @@ class TensorSplit:
     vocabulary: Span = (0, 0)
 
 
-def split_tensors(model: CausalLM, group: Group, *, spread: bool) -> TensorSplit:
+def split_tensors(model: CausalLM, group: Group, layout: ParallelOptions) -> TensorSplit:
     """Leave of a model, which has no memory yet, what this process computes with.
 
     Args:
         model: on the meta device; changed.
         group: the processes that share each layer.
-        spread: share out positions between blocks, too (sequence parallelism).
+        layout: whether positions between blocks are shared out, too (sequence parallelism), and whether each process
+            has a copy of the embedding; one that serves as output layer is shared in any case.
     """
+    spread = layout.sequence_parallel
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     split = TensorSplit(vocabulary=even_spans(model.options.vocab_size, group.size)[group.rank])
     if group.size > 1:
         _cut_layers(model, group, split)
-        _cut_vocabulary(model, group, split, spread)
+        copied = layout.copies_embedding and not model.options.tie_embeddings
+        _cut_vocabulary(model, group, split, spread=spread, copied=copied)
         _join_blocks(model, group, spread)
     for name, _ in model.named_parameters():
         split.parts.setdefault(name, Part.whole(shapes[name], owned=group.rank == 0))
@@ -150,10 +154,14 @@ class VocabularyEmbedding(Embedding):
         return leave(rows_BLD * is_here_BL.unsqueeze(-1), self.group, spread=self.spread)
 
 
-def _cut_vocabulary(model: CausalLM, group: Group, split: TensorSplit, spread: bool) -> None:
+def _cut_vocabulary(model: CausalLM, group: Group, split: TensorSplit, *, spread: bool, copied: bool) -> None:
     cut = _Cut(split.vocabulary, split.vocabulary)
     table = model.model.embed_tokens
-    if table is not None:
+    if table is not None and copied:
+        if spread:  # each looks up its own positions
+            table.register_forward_pre_hook(lambda _, given: (given[0].chunk(group.size, 1)[group.rank],))
+            split.partial.add("model.embed_tokens.weight")
+    elif table is not None:
         part = Part(tuple(table.weight.shape), ROWS, (cut.held,), (cut.owned,))
         split.parts["model.embed_tokens.weight"] = part
         model.model.embed_tokens = VocabularyEmbedding(table, group, split.vocabulary, spread=spread)

@@ -92,6 +92,8 @@ def share_of(
     indices = tuple(stage_indices(place.pipeline, layout))
     stages = tuple(all_stages[index] for index in indices)
     layer, table, norm, head = _sizes(here, precision, lora)
+    if layout.copies_embedding and not options.tie_embeddings:
+        _, table, *_ = _sizes(replace(here, vocab_size=options.vocab_size), precision, lora)
     first, last = stages[0].first, stages[-1].last
     ends = Size()
     if first or (last and options.tie_embeddings):

@@ -62,6 +62,7 @@ HALF = {"zero": 2}
 FULL = {"zero": 3}
 ZERO_BUBBLE = {"chunks": 2, "schedule": "ZBVZeroBubble"}
 AGAIN = {"recompute": True}
+COPIED = {"copies_embedding": True}
 RECALLS = {"recompute_products": True, "recompute_norms": True}
 
 DOZEN = [
@@ -72,7 +73,7 @@ DOZEN = [
     Layout("smollm2", {"pipeline": 2, "extra_layers": [0, 1]}, 4, dtype="float64"),
     Layout("qwen2", {"tensor": 4, **SPREAD}),
     Layout("smollm2", {"tensor": 4}, dtype="float64"),
-    Layout("qwen3", {"context": 2, "tensor": 2, **SPREAD}),
+    Layout("qwen3", {"context": 2, "tensor": 2, **SPREAD, **COPIED}),
     Layout("qwen2", {"data": 2, "pipeline": 2}, 4),
     Layout("smollm2", {"pipeline": 4}, 8),
     Layout("qwen2", {"data": 2, "tensor": 2, "pipeline": 2, **SPREAD, **RECALLS}, 4, dtype="float64"),
@@ -105,7 +106,7 @@ LAYOUTS = [
     Layout("llama", {"pipeline": 2, "chunks": 2, "schedule": "LoopedBFS"}, 4, dtype="float64"),
     Layout("qwen2", {"pipeline": 2}, 4, more=LORA),
     Layout("llama", {"data": 4}),
-    Layout("llama", {"tensor": 4}, dtype="float64"),
+    Layout("llama", {"tensor": 4, **COPIED}, dtype="float64"),
     Layout("qwen3", {"tensor": 4, **SPREAD}),
     Layout("llama", {"context": 4}, dtype="float64"),
     Layout("qwen2", {"data": 2, "tensor": 2}, dtype="float64"),
@@ -116,7 +117,7 @@ LAYOUTS = [
     Layout("smollm2", {"data": 2, "tensor": 4}, dtype="float64"),
     Layout("qwen3", {"data": 2, "context": 2, "tensor": 2, **SPREAD}),
     Layout("qwen2", {"data": 2, "context": 2, "pipeline": 2}, 4),
-    Layout("qwen3", {"context": 2, "tensor": 2, "pipeline": 2, **SPREAD}, 4, dtype="float64"),
+    Layout("qwen3", {"context": 2, "tensor": 2, "pipeline": 2, **SPREAD, **COPIED}, 4, dtype="float64"),
     Layout("smollm2", {"data": 2, "pipeline": 4}, 4),
     Layout("llama", {"data": 2, **HALF}, 4, more=LORA),
     Layout("qwen3", {"data": 4, **FULL, **AGAIN}),

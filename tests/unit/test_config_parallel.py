@@ -58,13 +58,15 @@ def test_alone_everything_is_one_whatever_the_section_says(tmp_path: Path) -> No
 def test_a_plan_without_a_launcher_is_for_as_many_devices_as_it_names(tmp_path: Path) -> None:
     text = parallel_text(
         "data_parallel: 2, model_parallel: 2, pipeline_stage: 2, micro_batch_num: 6, use_seq_parallel: True, "
-        "gradient_aggregation_group: 4",
+        "gradient_aggregation_group: 4, vocab_emb_dp: True",
         "parallel: {enable_parallel_optimizer: True}",
         "runner_config: {batch_size: 3, gradient_accumulation_steps: 5}",
         "micro_batch_interleave_num: 2",
     )
     task = load(tmp_path, text, *PLAN)
-    assert task.parallel == ParallelOptions(2, 2, 1, 2, sequence_parallel=True, zero=1, gradient_groups=4)
+    assert task.parallel == ParallelOptions(
+        2, 2, 1, 2, sequence_parallel=True, copies_embedding=True, zero=1, gradient_groups=4
+    )
     assert task.parallel.devices == 8
     # In a pipeline: batch_size × data_parallel × micro_batch_num × interleave.
     assert task.global_batch_size == 3 * 2 * 6 * 2

@@ -100,8 +100,8 @@ def test_stages_of_chosen_lengths() -> None:
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 7])
-@pytest.mark.parametrize("spread", [False, True])
-def test_the_parts_of_all_ranks_are_the_model(ranks: int, spread: bool) -> None:
+@pytest.mark.parametrize("layout", [{}, {"sequence_parallel": True}, {"copies_embedding": True}], ids=str)
+def test_the_parts_of_all_ranks_are_the_model(ranks: int, layout: dict[str, bool]) -> None:
     """Put together from what each rank owns, every parameter is there, every element once, with its own value."""
     lora = LoraOptions(4, 8.0, 0.0, ".*wq|.*wk|.*wo|.*w2")
     single = outline(OPTIONS, Precision(), lora)
@@ -111,7 +111,7 @@ def test_the_parts_of_all_ranks_are_the_model(ranks: int, spread: bool) -> None:
     counted = dict.fromkeys(wholes, 0)
     for rank in range(ranks):
         model = outline(OPTIONS, Precision(), lora)
-        split = split_tensors(model, Group(rank, ranks, CPU), spread=spread)
+        split = split_tensors(model, Group(rank, ranks, CPU), ParallelOptions(tensor=ranks, **layout))  # type: ignore[arg-type]
         materialise(model, CPU)
         initialise(model, 2, split.parts)
         for name, parameter in model.named_parameters():

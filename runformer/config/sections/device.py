@@ -155,7 +155,10 @@ class ParallelConfig:
         least=1,
         most=_DEVICES,
     )
-    vocab_emb_dp: bool | None = no_effect(PARALLEL, "Whether the embedding is copied, not split.")
+    vocab_emb_dp: bool | None = sets(
+        "parallel.copies_embedding",
+        "Whether all who share layers have the whole embedding; not where it is the output layer as well.",
+    )
     context_parallel_algo: str | None = sets(
         "parallel.context",
         "Algorithm of context parallelism.",
