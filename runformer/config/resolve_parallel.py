@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from runformer.config.launched import Launched
 from runformer.config.layout import Layers, ParallelOptions, SearchOptions
-from runformer.config.problems import Report, nearest
+from runformer.config.problems import Report, compact, nearest
 from runformer.config.resolve_pipeline import (
     SCHEDULER,
     ZERO_BUBBLE,
@@ -28,9 +28,24 @@ _NORMS = ("attention_norm.norm", "ffn_norm.norm")
 _RECALLED = {"recompute_products": _PRODUCTS, "recompute_norms": _NORMS}
 """Operators of the original that make what can be computed again, by the option that does so."""
 
+_CHOSEN = (
+    "parallel.enable_parallel_optimizer",
+    "parallel.parallel_optimizer_config",
+    SCHEDULER,
+    "parallel_config.use_seq_parallel",
+    "parallel_config.micro_batch_num",
+    "parallel_config.optimizer_shard",
+    "model.model_config.offset",
+    "model.model_config.pp_interleave_num",
+    "recompute_config.recompute",
+    "recompute_config.parallel_optimizer_comm_recompute",
+)
+"""What a search decides, whatever is written."""
+
 Mode = Literal["stand_alone", "data_parallel", "semi_auto_parallel", "auto_parallel", "hybrid_parallel"]
 
 _SECTION = "parallel_config"
+_SELECTED = "recompute_config.select_recompute"
 _MODE = "parallel.parallel_mode"
 _BY_NUMBER: tuple[Mode, ...] = ("data_parallel", "semi_auto_parallel", "auto_parallel", "hybrid_parallel")
 _BY_NAME: dict[str, Mode] = {name: name for name in ("stand_alone", *_BY_NUMBER)} | {
@@ -51,7 +66,7 @@ def parallel_options(config: Config, model: ModelTask, place: Launched | None, r
     processes = None if place is None else place.world_size
     asked = _sizes(config.parallel_config)
     if searches(config, report):
-        return ParallelOptions(asked.data, asked.model, asked.context, asked.pipeline)
+        return _before_search(asked, config, report)
     if mode == "stand_alone":
         return replace(_alone(asked, processes, report), **_recompute(config, report))
     if mode == "data_parallel":
@@ -73,6 +88,26 @@ def parallel_options(config: Config, model: ModelTask, place: Launched | None, r
         **_recompute(config, report),
         **_messages(sizes, config),
         **pipeline_options(sizes, config, model.options, report),
+    )
+
+
+def _before_search(asked: Sizes, config: Config, report: Report) -> ParallelOptions:
+    """Sizes that only make up the number of devices, with what a search leaves as it is written."""
+    recomputed = _recompute(config, report)
+    chosen = [path for path in _CHOSEN if report.given(path)]
+    if any(isinstance(layers, tuple) for layers in recomputed.values()):  # for stages that are not known yet
+        chosen.append(_SELECTED)
+    if chosen:
+        report.notice(f"{_MODE} 2 finds the layout by itself: {compact(chosen)} is not used")
+    kept: dict[str, Any] = {name: layers is True for name, layers in recomputed.items() if name in _RECALLED}
+    return ParallelOptions(
+        asked.data,
+        asked.model,
+        asked.context,
+        asked.pipeline,
+        copies_embedding=bool(config.parallel_config.vocab_emb_dp),
+        **_messages(Sizes(math.prod(asked), 1, 1, 1), config),
+        **kept,
     )
 
 
@@ -132,17 +167,32 @@ def _shares(sizes: Sizes, config: Config, report: Report) -> dict[str, Any]:
 def _recompute(config: Config, report: Report) -> dict[str, Any]:
     """Which layers are recomputed, and which compute single tensors again: those whose operators are named."""
     found = {"recompute": _layers("recompute_config.recompute", config.recompute_config.recompute, report)}
-    path, value = "recompute_config.select_recompute", config.recompute_config.select_recompute
+    value = config.recompute_config.select_recompute
     patterns = value if isinstance(value, dict) else {_PRODUCTS[0]: value}
+    by: dict[str, str] = {}
+    idle = []
     for pattern, layers in patterns.items():
-        try:
-            names = [name for name, operators in _RECALLED.items() if any(re.search(pattern, o) for o in operators)]
-        except re.error as error:
-            report.error(path, f"has {pattern!r}, which is no regular expression: {error}")
-            continue
-        chosen = _layers(path, layers, report)
-        found |= dict.fromkeys(names, chosen) if chosen else {}
+        chosen = _layers(_SELECTED, layers, report)
+        names = _recalled_by(pattern, report)
+        idle += [] if names or not chosen else [pattern]
+        for name in names if chosen else ():
+            if found.setdefault(name, chosen) != chosen:
+                text = f"has {by[name]!r} and {pattern!r} for the same tensors, and different layers"
+                report.error(_SELECTED, f"{text}: give them once")
+            by[name] = pattern
+    if idle:
+        known = ", ".join(operator for operators in _RECALLED.values() for operator in operators)
+        report.notice(f"{_SELECTED}: {', '.join(idle)} has no effect; only these tensors can be left out: {known}")
     return found
+
+
+def _recalled_by(pattern: str, report: Report) -> list[str]:
+    """The options whose operators a regular expression finds."""
+    try:
+        return [name for name, operators in _RECALLED.items() if any(re.search(pattern, o) for o in operators)]
+    except re.error as error:
+        report.error(_SELECTED, f"has {pattern!r}, which is no regular expression: {error}")
+        return []
 
 
 def _layers(path: str, value: Any, report: Report) -> Layers:

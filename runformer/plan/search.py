@@ -88,13 +88,18 @@ def _yaml(found: Candidate, rows: int) -> str:
     if layout.zero:
         lines += ["  enable_parallel_optimizer: True", "  parallel_optimizer_config:"]
         lines += [f"    optimizer_level: level{layout.zero}"]
+    lines += [f"  gradient_reduce_dtype: {layout.reduce_dtype}"] if layout.reduce_dtype else []
     lines += ["parallel_config:", f"  data_parallel: {layout.data}", f"  model_parallel: {layout.tensor}"]
     lines += [f"  context_parallel: {layout.context}", f"  pipeline_stage: {layout.pipeline}"]
     lines += [f"  use_seq_parallel: {layout.sequence_parallel}"]
+    lines += ["  vocab_emb_dp: True"] if layout.copies_embedding else []
+    lines += [f"  gradient_aggregation_group: {layout.gradient_groups}"] if layout.gradient_groups else []
     lines += [f"  micro_batch_num: {count}"] if layout.pipeline > 1 else []
     lines += ["runner_config:", f"  batch_size: {rows}"]
     lines += [] if layout.pipeline > 1 else [f"  gradient_accumulation_steps: {count}"]
-    return "\n".join([*lines, "recompute_config:", f"  recompute: {layout.recompute}"])
+    lines += ["recompute_config:", f"  recompute: {layout.recompute}"]
+    again = ["feed_forward.mul"] * bool(layout.recompute_products) + ["norm.norm"] * bool(layout.recompute_norms)
+    return "\n".join([*lines, *(["  select_recompute:", *(f"    {name}: True" for name in again)] if again else [])])
 
 
 def _sizes(found: Candidate) -> str:
@@ -141,9 +146,9 @@ def _candidates(task: Task, train: TrainTask, options: ModelOptions, length: int
 
 
 def _layouts(task: Task, train: TrainTask, options: ModelOptions, length: int) -> Iterator[ParallelOptions]:
-    """All that the model allows; with as little as can be of what costs time without being needed."""
+    """All that the model allows, with what was written of the rest."""
     assert task.search is not None, "the layout is to be found"
-    devices, whole_only = task.search.devices, not isinstance(train.optimizer, OptimizerOptions)
+    written, devices, whole_only = task.parallel, task.search.devices, not isinstance(train.optimizer, OptimizerOptions)
     tensors = [size for size in _divisors(devices) if size <= min(options.num_heads, _NEIGHBOURS)]
     for tensor, context, pipeline in itertools.product(tensors, _divisors(devices), _divisors(devices)):
         data, rest = divmod(devices, tensor * context * pipeline)
@@ -151,7 +156,8 @@ def _layouts(task: Task, train: TrainTask, options: ModelOptions, length: int) -
             continue
         stages = (0, 1, 2, 3) if data * context > 1 else (0,)
         for zero, recompute in itertools.product(stages[:2] if whole_only else stages, (False, True)):
-            yield ParallelOptions(
+            yield replace(
+                written,
                 data=data,
                 tensor=tensor,
                 context=context,
@@ -159,6 +165,9 @@ def _layouts(task: Task, train: TrainTask, options: ModelOptions, length: int) -
                 sequence_parallel=tensor > 1 and length % (tensor * context) == 0,
                 zero=zero,  # type: ignore[arg-type]
                 recompute=recompute,
+                copies_embedding=written.copies_embedding and tensor > 1,
+                gradient_groups=written.gradient_groups if data * context > 1 else None,
+                reduce_dtype=written.reduce_dtype if data * context > 1 else None,
             )
 
 

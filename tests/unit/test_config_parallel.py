@@ -176,6 +176,9 @@ def test_operators_are_recomputed_by_regular_expression(tmp_path: Path) -> None:
         line = f"recompute_config: {{select_recompute: {value}}}"
         found = load(tmp_path, parallel_text("pipeline_stage: 2, micro_batch_num: 4", line), *PLAN).parallel
         assert found == ParallelOptions(pipeline=2, **expected), value
+    line = f"recompute_config: {{select_recompute: {published}}}"
+    task = load(tmp_path, parallel_text("pipeline_stage: 2, micro_batch_num: 4", line), *PLAN)
+    assert notices(task).count(r"select_recompute: feed_forward\.w1\.reshape has no effect; only these") == 1
 
 
 @pytest.mark.parametrize(
@@ -278,6 +281,11 @@ def test_a_v_and_shared_weights_exclude_each_other(tmp_path: Path) -> None:
             "pipeline_stage: 2, micro_batch_num: 3",
             "recompute_config: {select_recompute: {'feed_forward(': True}}",
             "recompute_config.select_recompute has 'feed_forward(', which is no regular expression",
+        ),
+        (
+            "pipeline_stage: 2, micro_batch_num: 4",
+            "recompute_config: {select_recompute: {'.*_norm': [1, 0], 'norm': True}}",
+            "select_recompute has '.*_norm' and 'norm' for the same tensors, and different layers: give them once",
         ),
         (
             "",

@@ -67,6 +67,31 @@ def test_the_layout_fits_and_its_keys_give_the_same_task(tmp_path: Path, memory:
     assert pasted.global_batch_size == 64
 
 
+@pytest.mark.parametrize("memory", ["500GB", "24GB"])
+def test_what_a_search_does_not_choose_stays_as_written(tmp_path: Path, memory: str) -> None:
+    more = "recompute_config: {select_recompute: {feed_forward.mul: True, norm.norm: True}}\n"
+    search = "parallel: {parallel_mode: 2, gradient_reduce_dtype: bfloat16}\n" + SEARCH.split("\n", 1)[1] % memory
+    search = search.replace("data_parallel: 16", "data_parallel: 16, gradient_aggregation_group: 3, vocab_emb_dp: True")
+    found = with_best_layout(load(tmp_path, LARGE + search + more, *PLAN))
+    kept = found.parallel
+    assert (kept.recompute_products, kept.recompute_norms) == (True, True)
+    assert (kept.gradient_groups, kept.reduce_dtype) == ((3, "bfloat16") if kept.replicas > 1 else (None, None))
+    assert kept.copies_embedding == (kept.tensor > 1)
+    model, _ = LARGE.split("runner_config")
+    assert load(tmp_path, model + yaml_in(found), *PLAN).parallel == kept
+    assert not any("is not used" in notice for notice in found.notices)
+
+
+def test_what_a_search_chooses_is_named_where_it_was_written(tmp_path: Path) -> None:
+    more = "recompute_config: {recompute: True, select_recompute: [1, 1]}\n"
+    search = SEARCH.replace("data_parallel: 16", "data_parallel: 16, use_seq_parallel: True, micro_batch_num: 4")
+    task = load(tmp_path, LARGE + search % "80GB" + more, *PLAN)
+    (notice,) = (notice for notice in task.notices if "finds the layout by itself" in notice)
+    expected = "parallel_config.{use_seq_parallel, micro_batch_num}, recompute_config.{recompute, select_recompute}"
+    assert f"{expected} is not used" in notice
+    assert not task.parallel.recompute_products
+
+
 def test_what_costs_time_is_taken_only_where_memory_is_short(tmp_path: Path) -> None:
     text = LARGE.replace("steps: 4", "steps: 64") + SEARCH
     roomy, short = (with_best_layout(load(tmp_path, text % memory, *PLAN)) for memory in ("500GB", "24GB"))
