@@ -74,8 +74,6 @@ DOZEN = [
     Layout("qwen2", {"tensor": 4, **SPREAD}),
     Layout("smollm2", {"tensor": 4}, dtype="float64"),
     Layout("qwen3", {"context": 2, "tensor": 2, **SPREAD, **COPIED}),
-    Layout("qwen2", {"data": 2, "pipeline": 2}, 4),
-    Layout("smollm2", {"pipeline": 4}, 8),
     Layout("qwen2", {"data": 2, "tensor": 2, "pipeline": 2, **SPREAD, **RECALLS}, 4, dtype="float64"),
     Layout("qwen2", {"tensor": 4, "pipeline": 2}, 4),
     Layout("qwen2", {"data": 2, **FULL}, dtype="float64"),
@@ -86,6 +84,8 @@ DOZEN = [
 
 LAYOUTS = [
     *DOZEN,
+    Layout("qwen2", {"data": 2, "pipeline": 2}, 4),
+    Layout("smollm2", {"pipeline": 4}, 8),
     Layout("llama", {"pipeline": 2, **INTERLEAVED}, 4),
     Layout("qwen3", {"tensor": 2, **SPREAD, **AGAIN}, dtype="float64"),
     Layout("qwen2", {"pipeline": 2, "recompute": [1, 2]}, 4, dtype="float64", more=LORA),

@@ -79,7 +79,7 @@ def test_ranks_have_very_different_numbers_of_tokens(tiny: TinyTask) -> None:
     assert max(abs(ours[step]["loss"] / theirs[step]["loss"] - 1) for step in theirs) > 1e-3
 
 
-@pytest.mark.parametrize("starter", ["torchrun", "mpirun", "srun"])
+@pytest.mark.parametrize("starter", [pytest.param("torchrun", marks=pytest.mark.slow), "mpirun", "srun"])
 def test_other_starters_run_the_same_task(tiny: TinyTask, starter: str) -> None:
     alone = tiny.run("--output_dir", "one", "--batch_size", "2")
     assert alone.returncode == 0, alone.stderr
@@ -179,7 +179,7 @@ def test_ranks_that_find_different_checkpoints_say_so(tiny: TinyTask) -> None:
 
 
 def test_a_rank_that_is_told_to_end_takes_all_along_after_saving(tiny: TinyTask) -> None:
-    order = [*COMMAND, *parallel(2, "--batch_size", "1", "--epochs", "60")]
+    order = [*COMMAND, *parallel(2, "--batch_size", "1", "--epochs", "30")]
     whole = launch(tiny.folder, 2, *order, "--output_dir", "whole")
     assert whole.exit_code == 0, whole.err
     log_dir = tiny.folder / "logs_told"
@@ -188,7 +188,7 @@ def test_a_rank_that_is_told_to_end_takes_all_along_after_saving(tiny: TinyTask)
     os.kill(worker_pids(log_dir, 2)[1], signal.SIGUSR1)
     done = finish(process, log_dir)
     assert done.exit_code == 75
-    assert re.search(r"told to end: the run stops after step \d+ of 600, and has saved: --resume_training True goes", done.out)
+    assert re.search(r"told to end: the run stops after step \d+ of 300, and has saved: --resume_training True goes", done.out)
     last = max(rows(tiny.folder / "output"))
     assert max((tiny.folder / "output/checkpoint").iterdir()).name == f"iteration_{last:08}"
     again = launch(tiny.folder, 2, *order, "--resume_training", "True")
@@ -206,7 +206,7 @@ def exact(output: Path) -> list[list[Any]]:
 
 
 def test_a_killed_rank_is_started_again_from_the_newest_checkpoint(tiny: TinyTask) -> None:
-    order = [*COMMAND, *parallel(2, "--batch_size", "1", "--epochs", "40")]
+    order = [*COMMAND, *parallel(2, "--batch_size", "1", "--epochs", "20")]
     whole = launch(tiny.folder, 2, *order, "--output_dir", "whole")
     assert whole.exit_code == 0, whole.err
     log_dir = tiny.folder / "logs_again"
@@ -217,7 +217,7 @@ def test_a_killed_rank_is_started_again_from_the_newest_checkpoint(tiny: TinyTas
     assert done.exit_code == 0, done.err
     assert [row["outcome"] for row in done.events("verdict")] == ["restart", "succeeded"]
     assert "started again: going on from" in done.log(0)
-    assert "Epoch:[  1/ 40], step:[    1/   10]" in (log_dir / "attempt_0/worker_0.log").read_text()
+    assert "Epoch:[  1/ 20], step:[    1/   10]" in (log_dir / "attempt_0/worker_0.log").read_text()
     assert exact(tiny.folder / "output") == exact(tiny.folder / "whole")
 
 

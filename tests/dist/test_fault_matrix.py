@@ -20,7 +20,6 @@ TELLING = [
     Case("out_of_memory", "forward", True, 1),
     Case("deadlock", "collective", True, 1),
     Case("stuck_in_c", "data", True, 1),
-    Case("deadlock", "import", True, 1),
     Case("raise", "import", False, 2),
     Case("sigkill", "save", True, 2),
     Case("stuck_in_c", "forward", False, 2),

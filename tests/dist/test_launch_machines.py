@@ -197,7 +197,9 @@ def test_machines_without_numbers_take_them_as_they_come(tmp_path: Path) -> None
     assert (tmp_path / "logs_0/worker_0.log").exists(), "the one with MASTER_ADDR is the first"
 
 
-@pytest.mark.parametrize("how", ["cable", "one way", "power"])
+@pytest.mark.parametrize(
+    "how", ["cable", *(pytest.param(how, marks=pytest.mark.slow) for how in ("one way", "power"))]
+)
 def test_a_lost_machine_ends_the_job_on_both_sides(tmp_path: Path, pair: list[Machine], how: str) -> None:
     write(tmp_path, "ring.py", RING)
     with nothing_left(str(tmp_path), seconds=8) as mark:
