@@ -64,6 +64,10 @@ class CheckpointError(RunformerError):
     """Weights or a checkpoint cannot be read or written."""
 
 
+class DamageError(CheckpointError):
+    """A checkpoint's bytes are not those that were written; an older one may be whole."""
+
+
 class TrainingError(RunformerError):
     """Training cannot go on."""
 

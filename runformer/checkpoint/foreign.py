@@ -1,4 +1,4 @@
-"""Tensors of plain safetensors files, from Hugging Face or MindFormers, under our names."""
+"""Tensors of files from Hugging Face or MindFormers, under our names."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from runformer.checkpoint.tensor_file import NamedTensors, TensorFile
+from runformer.checkpoint.adapters import from_peft
+from runformer.checkpoint.tensors import ArrayFile, NamedTensors
 from runformer.config.task import ModelOptions
 from runformer.errors import CheckpointError
 from runformer.models.names import from_mindformers, fused_parts
+from runformer.models.part import Box
 
 MOMENTS = {"adam_m.": "exp_avg.", "adam_v.": "exp_avg_sq."}
 """Adam's first and second moment: what MindFormers puts before a parameter's name, and what we do."""
@@ -21,13 +23,13 @@ MOMENTS = {"adam_m.": "exp_avg.", "adam_v.": "exp_avg_sq."}
 class _Place:
     """Where a tensor lies: under ``key`` in ``file``; ``part`` is its number among fused ones, None for a whole one."""
 
-    file: TensorFile
+    file: ArrayFile
     key: str
     part: int | None
 
 
 class ForeignTensors(NamedTensors):
-    """The tensors of some safetensors files by our names, each read when asked for.
+    """The tensors of some files by our names, each read when asked for.
 
     MindFormers' names are translated, its moments (``adam_m.``, ``adam_v.``) too; fused tensors appear as their
     parts. Names that are nobody's stay as they are.
@@ -40,7 +42,7 @@ class ForeignTensors(NamedTensors):
         CheckpointError: two files hold the same tensor.
     """
 
-    def __init__(self, files: Iterable[TensorFile], options: ModelOptions) -> None:
+    def __init__(self, files: Iterable[ArrayFile], options: ModelOptions) -> None:
         self._options = options
         self._places: dict[str, _Place] = {}
         super().__init__(self._places)
@@ -57,27 +59,33 @@ class ForeignTensors(NamedTensors):
         groups, shares, unit = self._cuts(place, shape)
         return (groups * shares[place.part] * unit, *shape[1:])
 
+    def kind(self, name: str) -> str:
+        """The type of one tensor; reads no data."""
+        place = self._places[name]
+        return place.file.dtype(place.key)
+
     def origin(self, name: str) -> str:
         """The file that holds a tensor, and its name there."""
         place = self._places[name]
         return f"{place.file.path} ({place.key})"
 
-    def __getitem__(self, name: str) -> Tensor:
+    def read(self, name: str, box: Box) -> Tensor:
+        """A box of one tensor, on the CPU."""
         place = self._places[name]
-        tensor = place.file.tensor(place.key)
         if place.part is None:
-            return tensor
+            return place.file.read(place.key, box)
+        tensor = place.file.read(place.key, Box.of(place.file.shape(place.key)))
         groups, shares, unit = self._cuts(place, tuple(tensor.shape))
         parts = tensor.unflatten(0, (groups, sum(shares) * unit)).split([share * unit for share in shares], dim=1)
-        part: Tensor = parts[place.part].flatten(0, 1)
+        part: Tensor = parts[place.part].flatten(0, 1)[box.place]
         return part
 
-    def _add(self, file: TensorFile, key: str) -> None:
+    def _add(self, file: ArrayFile, key: str) -> None:
         prefix = next((prefix for prefix in MOMENTS if key.startswith(prefix)), "")
         parameter, ours = key.removeprefix(prefix), MOMENTS.get(prefix, "")
         parts = fused_parts(parameter)
         if parts is None:
-            self._place(ours + (from_mindformers(parameter) or parameter), _Place(file, key, None))
+            self._place(ours + (from_mindformers(parameter) or from_peft(parameter)), _Place(file, key, None))
         for number, part in enumerate(parts or ()):
             self._place(ours + part, _Place(file, key, number))
 

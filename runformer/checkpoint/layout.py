@@ -47,6 +47,16 @@ def complete_checkpoints(root: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
+def newest_checkpoint(root: Path) -> Path | None:
+    """The complete checkpoint of the highest step."""
+    return next(reversed(complete_checkpoints(root).values()), None)
+
+
+def staged_path(final: Path, pid: int) -> Path:
+    """Where the process ``pid`` and those that save with it fill a new directory, which will stand at ``final``."""
+    return _hidden(final, "tmp", pid)
+
+
 @contextlib.contextmanager
 def staged_directory(final: Path) -> Iterator[Path]:
     """A new directory to fill, which takes the place ``final`` when the block ends without an error.
@@ -54,21 +64,34 @@ def staged_directory(final: Path) -> Iterator[Path]:
     On an error or an interrupt it is removed and ``final`` is as before. The files in it must have
     reached the disk when the block ends; the directories do so here.
     """
-    staged = _hidden(final, "tmp")
+    staged = staged_path(final, os.getpid())
     try:
         staged.mkdir()
         yield staged
-        sync_directory(staged)
-        _put_in_place(staged, final)
+        put_in_place(staged, final)
     except BaseException:
-        shutil.rmtree(staged, ignore_errors=True)
+        discard(staged)
         raise
+
+
+def put_in_place(staged: Path, final: Path) -> None:
+    """Let a directory whose files have reached the disk take its place; where that fails, all is as before."""
+    sync_directory(staged)
+    if final.exists():
+        _replace(staged, final)
+    else:
+        staged.rename(final)
     sync_directory(final.parent)
+
+
+def discard(staged: Path) -> None:
+    """Remove a directory that is not to take its place."""
+    shutil.rmtree(staged, ignore_errors=True)
 
 
 def remove_directory(path: Path) -> None:
     """Remove a checkpoint; hidden first, so that no half of it is ever taken for a whole."""
-    doomed = _hidden(path, "tmp")
+    doomed = _hidden(path, "tmp", os.getpid())
     path.rename(doomed)
     shutil.rmtree(doomed)
 
@@ -95,12 +118,9 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def _put_in_place(staged: Path, final: Path) -> None:
-    if not final.exists():
-        staged.rename(final)
-        return
+def _replace(staged: Path, final: Path) -> None:
     # No call replaces a full directory by another, so for a moment the older one stands under its hidden name.
-    aside = _hidden(final, "old")
+    aside = _hidden(final, "old", os.getpid())
     try:
         final.rename(aside)
         staged.rename(final)
@@ -112,9 +132,9 @@ def _put_in_place(staged: Path, final: Path) -> None:
         remove_directory(aside)
 
 
-def _hidden(path: Path, kind: str) -> Path:
+def _hidden(path: Path, kind: str, pid: int) -> Path:
     hidden = _HIDDEN.fullmatch(path.name)
-    return path.with_name(f".{hidden[1] if hidden else path.name}.{kind}-{os.getpid()}")
+    return path.with_name(f".{hidden[1] if hidden else path.name}.{kind}-{pid}")
 
 
 def _is_alive(pid: int) -> bool:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
+from runformer.checkpoint.adapters import Merged
 from runformer.checkpoint.foreign import MOMENTS
 from runformer.checkpoint.mindformers import SCALARS
 from runformer.checkpoint.source import WeightSource
-from runformer.checkpoint.tensor_file import NamedTensors, some
+from runformer.checkpoint.tensors import TYPES, NamedTensors, some
 from runformer.errors import CheckpointError
 from runformer.models.names import is_parameter_name
-from runformer.models.part import Part
+from runformer.models.part import Box, Part
 from runformer.parallel.model import ParallelModel
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,9 @@ def load_weights(
     Raises:
         CheckpointError: as ``check_weights``; a tensor is not a floating-point one; a file is damaged.
     """
-    report = check_weights(source, parameters if whole is None else whole, tied=tied)
+    whole = parameters if whole is None else whole
+    source = _merged(source, whole)
+    report = check_weights(source, whole, tied=tied)
     for name, parameter in parameters.items():
         if name in source.tensors:
             _copy(source.tensors, name, parameter, parts.get(name))
@@ -107,6 +110,7 @@ def check_weights(source: WeightSource, parameters: Mapping[str, Tensor], *, tie
         CheckpointError: a parameter is missing (LoRA factors may be) or has another shape; the weights hold
             adapters, biases, norms or an output layer that the model lacks.
     """
+    source = _merged(source, parameters)
     tensors = source.tensors
     missing = [name for name in parameters if name not in tensors]
     unexpected = [name for name in tensors if name not in parameters and not _belongs_elsewhere(name)]
@@ -121,6 +125,15 @@ def check_weights(source: WeightSource, parameters: Mapping[str, Tensor], *, tie
     for name in found:
         _require_shape(tensors, name, tuple(parameters[name].shape))
     return LoadReport(len(found), tuple(missing), tuple(unexpected))
+
+
+def _merged(source: WeightSource, parameters: Mapping[str, Tensor]) -> WeightSource:
+    """Adapters that the model has no place for are added to its weights, where it is known how strongly they count."""
+    adapters = any(_ADAPTER.fullmatch(name) for name in source.tensors)
+    if source.lora is None or not adapters or any(_ADAPTER.fullmatch(name) for name in parameters):
+        return source
+    logger.info("the LoRA adapters of %s are merged into its weights", source.path)
+    return replace(source, tensors=Merged(source.tensors, source.lora.alpha / source.lora.rank), lora=None)
 
 
 def _log(source: WeightSource, report: LoadReport) -> None:
@@ -138,13 +151,14 @@ def _belongs_elsewhere(name: str) -> bool:
 
 
 def _copy(tensors: NamedTensors, name: str, parameter: Tensor, part: Part | None) -> None:
-    stored = tensors[name]
-    if not stored.is_floating_point():
+    kind = tensors.kind(name)
+    if kind not in TYPES or not TYPES[kind].is_floating_point:
         raise CheckpointError(
-            f"{tensors.origin(name)}: the tensor is of {stored.dtype}, not a floating-point type",
+            f"{tensors.origin(name)}: the tensor {name} is of type {kind}, not a floating-point one",
             hint="quantised weights are not supported: take float32, bfloat16 or float16 ones",
         )
-    parameter.copy_(stored if part is None else part.take(stored))
+    for box, here in (part or Part.whole(tuple(parameter.shape))).boxes(Box.of(tuple(parameter.shape))):
+        tensors.fill(name, box, parameter[here.place])
 
 
 def _require_same_head(source: WeightSource) -> None:

@@ -9,8 +9,8 @@ Written in one canonical form with a checksum of itself, so that a change of any
      "tensors": {"<name>": {"dtype": "F32", "shape": […], "slices": [
          {"bytes": [<begin>, <end>], "file": "<name>", "offset": [0, …], "shape": […]}]}, …}}
 
-A slice is a box of its tensor: where it begins in each dimension, and how long it is there. One process
-writes each tensor as one slice.
+A slice is a box of its tensor: where it begins in each dimension, and how long it is there. Each process writes
+those that it answers for; together they are the tensor, each element once.
 """
 
 from __future__ import annotations
@@ -18,16 +18,20 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import xxhash
 
-from runformer.errors import CheckpointError
+from runformer.errors import CheckpointError, DamageError
+from runformer.models.part import Box
 
 FORMAT_VERSION = 1
-ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+ITEM_BYTES = {
+    **{"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "BOOL": 1},
+    **{f"{sign}{bits}": bits // 8 for sign in "IU" for bits in (8, 16, 32, 64)},
+}
 """Bytes of one element by safetensors' name of its type."""
 
 _MAX_CHUNK_BYTES = 1 << 30
@@ -43,14 +47,22 @@ class FileRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class TensorRecord:
-    """A tensor: bytes ``begin`` to ``end`` of ``file``. ``dtype`` is safetensors' name (``F32``, ``BF16``)."""
+class SliceRecord:
+    """A box of a tensor: bytes ``begin`` to ``end`` of ``file``, in C order."""
 
     file: str
-    dtype: str
-    shape: tuple[int, ...]
+    box: Box
     begin: int
     end: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRecord:
+    """A tensor and where its slices lie. ``dtype`` is safetensors' name (``F32``, ``BF16``)."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    slices: tuple[SliceRecord, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +85,38 @@ class Manifest:
         return _canonical(content | {"checksum": _checksum(content)})
 
     @staticmethod
-    def from_json(text: str, where: str) -> Manifest:
+    def from_json(text: str, where: str, *, whole: bool = True) -> Manifest:
         """Read ``metadata.json``; ``where`` names it in errors.
 
-        Every number is checked against the others before anything is allocated or opened by it.
+        Every number is checked against the others before anything is allocated or opened by it. With ``whole`` slices
+        must make up their tensors; the manifest of what one process wrote need not.
 
         Raises:
-            CheckpointError: it is damaged, of another version, or names a file outside its directory.
+            DamageError: it is damaged, of another version, or names a file outside its directory.
         """
         content = _parse(text, where)
         try:
-            return _from_content(content)
+            return _from_content(content, whole)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CheckpointError(f"{where}: not a valid manifest: {error}", hint=_DAMAGED) from None
+            raise DamageError(f"{where}: not a valid manifest: {error}", hint=_DAMAGED) from None
+
+
+def merged(manifests: Sequence[Manifest]) -> Manifest:
+    """What several processes wrote, as one: all their files, and the slices of each tensor together.
+
+    Raises:
+        ValueError: two of them do not speak of the same tensor, or together they do not hold all of one.
+    """
+    files = {name: file for manifest in manifests for name, file in manifest.files.items()}
+    tensors: dict[str, TensorRecord] = {}
+    for name, tensor in (item for manifest in manifests for item in manifest.tensors.items()):
+        before = tensors.setdefault(name, tensor)
+        if before is not tensor:
+            _require((before.dtype, before.shape) == (tensor.dtype, tensor.shape), f"{name}: of two shapes or types")
+            tensors[name] = TensorRecord(tensor.dtype, tensor.shape, before.slices + tensor.slices)
+    for name, tensor in tensors.items():
+        _require_whole(name, tensor)
+    return Manifest(manifests[0].chunk_bytes, files, tensors)
 
 
 def is_plain_name(name: str) -> bool:
@@ -100,9 +131,9 @@ def _parse(text: str, where: str) -> dict[str, Any]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{where}: damaged: not JSON: {error}", hint=_DAMAGED) from None
+        raise DamageError(f"{where}: damaged: not JSON: {error}", hint=_DAMAGED) from None
     if not isinstance(content, dict) or content.get("format") != "runformer":
-        raise CheckpointError(f"{where}: not the manifest of a Runformer checkpoint", hint=_DAMAGED)
+        raise DamageError(f"{where}: not the manifest of a Runformer checkpoint", hint=_DAMAGED)
     if content.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(
             f"{where}: format version {content.get('format_version')}, only {FORMAT_VERSION} can be read",
@@ -110,15 +141,18 @@ def _parse(text: str, where: str) -> dict[str, Any]:
         )
     rest = {key: value for key, value in content.items() if key != "checksum"}
     if content.get("checksum") != _checksum(rest) or _canonical(content) != text:
-        raise CheckpointError(f"{where}: damaged: its checksum does not fit its content", hint=_DAMAGED)
+        raise DamageError(f"{where}: damaged: its checksum does not fit its content", hint=_DAMAGED)
     return content
 
 
-def _from_content(content: dict[str, Any]) -> Manifest:
+def _from_content(content: dict[str, Any], whole: bool) -> Manifest:
     chunk_bytes = _count(content["chunk_bytes"])
     _require(1 <= chunk_bytes <= _MAX_CHUNK_BYTES, f"chunks of {chunk_bytes} bytes")
     files = {name: _file(name, record, chunk_bytes) for name, record in content["files"].items()}
     tensors = {name: _tensor(name, record, files) for name, record in content["tensors"].items()}
+    for name, tensor in tensors.items():
+        if whole:
+            _require_whole(name, tensor)
     return Manifest(chunk_bytes, files, tensors)
 
 
@@ -131,25 +165,40 @@ def _file(name: str, record: dict[str, Any], chunk_bytes: int) -> FileRecord:
 
 
 def _tensor(name: str, record: dict[str, Any], files: dict[str, FileRecord]) -> TensorRecord:
-    _require(len(record["slices"]) == 1, f"{name} is cut into {len(record['slices'])} slices")
-    (part,) = record["slices"]
-    shape = tuple(_count(size) for size in record["shape"])
-    begin, end = (_count(position) for position in part["bytes"])
-    _require(part["shape"] == record["shape"] and part["offset"] == [0] * len(shape), f"{name}: its slice is not whole")
-    _require(part["file"] in files, f"{name} lies in {part['file']!r}, which is not listed")
-    _require(begin <= end <= files[part["file"]].size, f"{name}: bytes {begin} to {end} are not in {part['file']}")
-    _require(end - begin == math.prod(shape) * ITEM_BYTES[record["dtype"]], f"{name}: {end - begin} bytes for {shape}")
-    return TensorRecord(part["file"], record["dtype"], shape, begin, end)
+    shape, dtype = _counts(record["shape"]), record["dtype"]
+    slices = tuple(_slice(name, part, shape, ITEM_BYTES[dtype], files) for part in record["slices"])
+    return TensorRecord(dtype, shape, slices)
+
+
+def _slice(
+    name: str, part: dict[str, Any], shape: tuple[int, ...], item_bytes: int, files: dict[str, FileRecord]
+) -> SliceRecord:
+    box, file = Box(_counts(part["offset"]), _counts(part["shape"])), part["file"]
+    begin, end = _counts(part["bytes"])
+    _require(len(box.offset) == len(box.shape) == len(shape), f"{name}: a slice has other dimensions")
+    fits = all(low + size <= full for low, size, full in zip(box.offset, box.shape, shape, strict=True))
+    _require(fits, f"{name}: a slice of {box.shape} at {box.offset} is not in {shape}")
+    _require(file in files, f"{name} lies in {file!r}, which is not listed")
+    _require(begin <= end <= files[file].size, f"{name}: bytes {begin} to {end} are not in {file}")
+    _require(end - begin == box.numel * item_bytes, f"{name}: {end - begin} bytes for {box.shape}")
+    return SliceRecord(file, box, begin, end)
+
+
+def _require_whole(name: str, tensor: TensorRecord) -> None:
+    held, size = sum(part.box.numel for part in tensor.slices), math.prod(tensor.shape)
+    _require(held == size and bool(tensor.slices), f"{name}: its slices hold {held} of {size} elements")
 
 
 def _tensor_json(tensor: TensorRecord) -> dict[str, Any]:
-    part = {
-        "bytes": [tensor.begin, tensor.end],
-        "file": tensor.file,
-        "offset": [0] * len(tensor.shape),
-        "shape": tensor.shape,
-    }
-    return {"dtype": tensor.dtype, "shape": tensor.shape, "slices": [part]}
+    slices = [
+        {"bytes": [part.begin, part.end], "file": part.file, "offset": part.box.offset, "shape": part.box.shape}
+        for part in tensor.slices
+    ]
+    return {"dtype": tensor.dtype, "shape": tensor.shape, "slices": slices}
+
+
+def _counts(values: Sequence[object]) -> tuple[int, ...]:
+    return tuple(_count(value) for value in values)
 
 
 def _count(value: object) -> int:

@@ -4,25 +4,45 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from runformer.checkpoint.adapters import (
+    FACTOR,
+    PEFT_WEIGHTS,
+    Combined,
+    is_peft_folder,
+    read_peft_config,
+)
+from runformer.checkpoint.description import described
 from runformer.checkpoint.foreign import ForeignTensors
 from runformer.checkpoint.layout import MANIFEST, complete_checkpoints
 from runformer.checkpoint.manifest import is_plain_name
-from runformer.checkpoint.mindformers import open_newest, training_state
-from runformer.checkpoint.reader import newest_intact, open_checkpoint
-from runformer.checkpoint.tensor_file import NamedTensors
-from runformer.config.task import LoadOptions, ModelOptions
-from runformer.errors import CheckpointError
+from runformer.checkpoint.mindformers import (
+    SUFFIXES,
+    open_newest,
+    rank_checkpoints,
+    rank_folders,
+    training_state,
+    weight_files,
+)
+from runformer.checkpoint.rank_files import RankFiles
+from runformer.checkpoint.reader import open_checkpoint
+from runformer.checkpoint.tensors import NamedTensors
+from runformer.config.task import LoadOptions, LoraOptions, ModelOptions
+from runformer.errors import CheckpointError, DamageError
+from runformer.models.names import is_parameter_name
+from runformer.parallel.group import Group
+
+T = TypeVar("T")
 
 HF_SINGLE = "model.safetensors"
 HF_INDEX = "model.safetensors.index.json"
 
 _REFUSED = {
-    ".ckpt": "MindSpore's own format; save it again with mindspore.save_checkpoint(..., format='safetensors')",
     ".gguf": "llama.cpp's format; turn it into a Hugging Face folder with runformer.checkpoint.gguf.gguf_to_hf",
     **dict.fromkeys(
         (".bin", ".pt", ".pth"),
@@ -41,50 +61,107 @@ class WeightSource:
         tensors: parameters by our names; in a training checkpoint also the optimizer's state, of AdamW
             ``exp_avg.<parameter>`` and ``exp_avg_sq.<parameter>``.
         common: the rest of a training checkpoint, ``step`` at least; None where there are weights alone.
+        lora: the adapters that are among the tensors, where that is known.
         notices: newer checkpoints that were passed over because they are damaged.
     """
 
     path: Path
     tensors: NamedTensors
     common: Mapping[str, Any] | None
+    lora: LoraOptions | None = None
     notices: tuple[str, ...] = ()
 
 
-def find_weights(load: LoadOptions, options: ModelOptions, *, verify: bool = True) -> WeightSource:
-    """Recognise what ``load.path`` is.
+def as_it_is(source: WeightSource) -> WeightSource:
+    """What ``find_weights`` and ``find_resume`` are given where no tensor is to be read: the likeliest source."""
+    return source
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """What a path can mean: ``open`` reads no more than says what it is."""
+
+    path: Path
+    open: Callable[[], WeightSource]
+
+
+def find_weights(
+    load: LoadOptions, options: ModelOptions, take: Callable[[WeightSource], T], world: Group | None = None
+) -> T:
+    """Recognise what ``load.path`` is, and let ``take`` have it; what that gives.
 
     It may be one of our checkpoints, the folder that holds them or the output directory around it (the newest
-    intact one counts); a Hugging Face folder; a safetensors file; a folder of such files; a MindFormers
-    checkpoint folder with ``rank_0`` (the highest step counts). ``load.resume_name`` names one inside a folder.
+    intact one counts); a Hugging Face folder; a safetensors or MindSpore file; a folder of such files; a folder
+    of MindFormers with ``rank_<i>`` in it (the highest step of all ranks counts). ``load.resume_name`` names one in it.
 
     Args:
         load: ``load.path`` must be set.
         options: the model's shape, for files of MindFormers with fused tensors.
-        verify: whether all bytes of our own checkpoints are checked, which reads them all.
+        take: reads what it needs; where that is damaged on some process, it is called again with an older checkpoint.
+        world: the processes that do this together; None: this one alone.
 
     Raises:
         CheckpointError: it is missing, damaged, or of a kind that cannot be loaded.
     """
     assert load.path is not None, "there is a path to look at"
-    return next(_sources(load.path, load, options, verify))
+    candidates = _candidates(load.path, load, options)
+    found = _first_intact(candidates, lambda source: take(_on_base(source, load, options)), world)
+    assert found is not None, "whatever is found is taken"
+    return found
 
 
-def find_resume(load: LoadOptions, output_dir: Path, options: ModelOptions, *, verify: bool = True) -> WeightSource:
+def find_resume(
+    load: LoadOptions,
+    output_dir: Path,
+    options: ModelOptions,
+    take: Callable[[WeightSource], T],
+    world: Group | None = None,
+) -> T:
     """The training checkpoint to go on from: in ``load.path``, else in the output directory.
 
-    Weights alone that lie beside it are passed over. ``verify`` as in ``find_weights``.
+    Weights alone that lie beside it are passed over. The rest is as in ``find_weights``.
 
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
     path = load.path or output_dir
-    for source in _sources(path, load, options, verify):
-        if source.common is not None:
-            return source
-    raise CheckpointError(
-        f"{path}: weights alone, no training state to resume from",
-        hint=_without_state(output_dir, load),
-    )
+
+    def take_state(source: WeightSource) -> T | None:
+        return None if source.common is None else take(source)
+
+    found = _first_intact(_candidates(path, load, options), take_state, world)
+    if found is None:
+        hint = _without_state(output_dir, load)
+        raise CheckpointError(f"{path}: weights alone, no training state to resume from", hint=hint)
+    return found
+
+
+def _first_intact(
+    candidates: Iterable[_Candidate], take: Callable[[WeightSource], T | None], world: Group | None
+) -> T | None:
+    """What ``take`` gives of the first candidate that is intact on all processes, and that it wants."""
+    problems: list[str] = []
+    for candidate in candidates:
+        found: T | None = None
+        damage: DamageError | None = None
+        try:
+            source = candidate.open()
+            found = take(replace(source, notices=(*problems, *source.notices)))
+        except DamageError as error:
+            damage = error
+        if world is not None and world.any(damage is not None):
+            damage = damage or DamageError(f"{candidate.path}: damaged, as another rank has found")
+        if damage is None and found is not None:
+            return found
+        if damage is not None:
+            problems.append(damage.message)
+            last = damage
+    if len(problems) == 1:
+        raise last
+    if problems:
+        text = "\n".join([f"{candidate.path.parent}: no checkpoint is intact:", *problems])
+        raise DamageError(text)
+    return None
 
 
 def _without_state(output_dir: Path, load: LoadOptions) -> str:
@@ -94,75 +171,82 @@ def _without_state(output_dir: Path, load: LoadOptions) -> str:
     return "leave --resume_training out to start a new run from these weights"
 
 
-def _sources(path: Path, load: LoadOptions, options: ModelOptions, verify: bool) -> Iterator[WeightSource]:
+def _on_base(source: WeightSource, load: LoadOptions, options: ModelOptions) -> WeightSource:
+    """Adapters without the weights that they adapt, together with those of the folder that the model is of."""
+    adapters = [name for name in source.tensors if FACTOR.fullmatch(name)]
+    if (
+        load.base is None
+        or not adapters
+        or any(is_parameter_name(n) and not FACTOR.fullmatch(n) for n in source.tensors)
+    ):
+        return source
+    base = find_weights(LoadOptions(load.base), options, as_it_is)
+    return replace(source, tensors=Combined(source.tensors, base.tensors))
+
+
+def _candidates(path: Path, load: LoadOptions, options: ModelOptions) -> Iterator[_Candidate]:
     """What a path can mean, likeliest first; at least one, or a CheckpointError."""
     if not path.exists():
         raise CheckpointError(
             f"{path}: there is no such file or folder", hint="check --load_checkpoint and --output_dir"
         )
     if path.is_file():
-        yield _from_files([path], path, options)
+        yield _Candidate(path, lambda: _from_files([path], path, load, options))
         return
-    name, own = load.resume_name, f"rank_{load.rank}"
-    ours = [root / (own if (root / own).is_dir() else "rank_0") for root in (path, path / "checkpoint")]
-    folders = [path, path / "checkpoint", *ours]
     found = False
-    for folder in folders:
-        source = _from_folder(folder, options, verify) if name is None else _named(folder, name, options)
-        if source is not None:
-            _refuse_slices(folder, load)
+    for folder in (path, path / "checkpoint"):
+        for candidate in _in_folder(folder, load, options):
             found = True
-            yield source
+            yield candidate
     if not found:
-        raise _nothing_found(path, folders, name)
+        raise _nothing_found(path, load.resume_name)
 
 
-def _refuse_slices(folder: Path, load: LoadOptions) -> None:
-    """Of several ranks' folders each of as many processes may take its own; anyone else might get half a tensor.
-
-    Raises:
-        CheckpointError: there is another number of processes.
-    """
-    if not re.fullmatch(r"rank_\d+", folder.name):
-        return
-    ranks = sum(sibling.is_dir() for sibling in folder.parent.glob("rank_*"))
-    if ranks not in (1, load.world_size):
-        raise CheckpointError(
-            f"{folder.parent}: a checkpoint of {ranks} ranks, each of which may hold only a slice of a tensor, "
-            f"and this run has {load.world_size}",
-            hint="merge it first with MindFormers' toolkit/safetensors/unified_safetensors.py",
-        )
-
-
-def _from_folder(folder: Path, options: ModelOptions, verify: bool) -> WeightSource | None:
-    if complete_checkpoints(folder):
-        checkpoint, problems = newest_intact(folder, verify=verify)
-        return WeightSource(checkpoint.path, checkpoint, checkpoint.common, problems)
-    if (folder / MANIFEST).is_file() or re.fullmatch(r"iteration_\d{8,}", folder.name):
-        return _from_checkpoint(folder)
-    paths = _safetensors_files(folder)
-    return _from_files(paths, folder, options) if paths else None
+def _in_folder(folder: Path, load: LoadOptions, options: ModelOptions) -> Iterator[_Candidate]:
+    """Our checkpoints in a folder, then weights in it, then those of MindFormers' ranks."""
+    if load.resume_name is not None:
+        yield from _named(folder, load.resume_name, load, options)
+    else:
+        checkpoints = complete_checkpoints(folder)
+        if not checkpoints and ((folder / MANIFEST).is_file() or re.fullmatch(r"iteration_\d{8,}", folder.name)):
+            checkpoints = {0: folder}
+        for path in reversed(checkpoints.values()):
+            yield _Candidate(path, partial(_from_checkpoint, path, load))
+        paths = [] if checkpoints else _weight_files(folder)
+        if paths:
+            yield _Candidate(folder, lambda: _from_files(paths, folder, load, options))
+    if rank_folders(folder):
+        for files, problems in rank_checkpoints(folder, load):
+            yield _Candidate(folder, partial(_from_ranks, files, problems, options))
 
 
-def _from_checkpoint(directory: Path) -> WeightSource:
-    checkpoint = open_checkpoint(directory)
-    return WeightSource(directory, checkpoint, checkpoint.common)
-
-
-def _named(folder: Path, name: str, options: ModelOptions) -> WeightSource | None:
+def _named(folder: Path, name: str, load: LoadOptions, options: ModelOptions) -> Iterator[_Candidate]:
     path = folder / name
-    if not is_plain_name(name) or not path.exists():
-        return None
-    return _from_checkpoint(path) if path.is_dir() else _from_files([path], path, options)
+    if is_plain_name(name) and path.is_dir():
+        yield _Candidate(path, lambda: _from_checkpoint(path, load))
+    elif is_plain_name(name) and path.exists():
+        yield _Candidate(path, lambda: _from_files([path], path, load, options))
 
 
-def _from_files(paths: list[Path], path: Path, options: ModelOptions) -> WeightSource:
+def _from_checkpoint(directory: Path, load: LoadOptions) -> WeightSource:
+    checkpoint = open_checkpoint(directory, load.verify)
+    common = checkpoint.common
+    _, lora = described(common) or (None, None)
+    return WeightSource(directory, checkpoint, common, lora)
+
+
+def _from_ranks(files: RankFiles, problems: tuple[str, ...], options: ModelOptions) -> WeightSource:
+    return WeightSource(files.path, ForeignTensors([files], options), training_state(files), notices=problems)
+
+
+def _from_files(paths: list[Path], path: Path, load: LoadOptions, options: ModelOptions) -> WeightSource:
     for file in paths:
         _refuse(file)
-    files, problems = open_newest(paths)
+    files, problems = open_newest(paths, load)
     path = files[0].path if len(files) == 1 else path
     common = training_state(files[0]) if len(files) == 1 else None
-    return WeightSource(path, ForeignTensors(files, options), common, problems)
+    lora = read_peft_config(path.parent) if path.name == PEFT_WEIGHTS and is_peft_folder(path.parent) else None
+    return WeightSource(path, ForeignTensors(files, options), common, lora, problems)
 
 
 def _refuse(file: Path) -> None:
@@ -171,13 +255,15 @@ def _refuse(file: Path) -> None:
         raise CheckpointError(f"{file}: {file.suffix} files are not loaded", hint=f"this is {reason}")
 
 
-def _safetensors_files(folder: Path) -> list[Path]:
-    """The files that a folder's weights are in: Hugging Face's by name, else all there are."""
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that a folder's weights are in: Hugging Face's and PEFT's by name, else all there are."""
+    if is_peft_folder(folder):
+        return [folder / PEFT_WEIGHTS]
     if (folder / HF_SINGLE).is_file():
         return [folder / HF_SINGLE]
     if (folder / HF_INDEX).is_file():
         return [folder / name for name in _shards(folder / HF_INDEX)]
-    return sorted(folder.glob("*.safetensors"))
+    return weight_files(folder)
 
 
 def _shards(index: Path) -> list[str]:
@@ -194,9 +280,10 @@ def _shards(index: Path) -> list[str]:
     return sorted(names)
 
 
-def _nothing_found(path: Path, folders: list[Path], name: str | None) -> CheckpointError:
+def _nothing_found(path: Path, name: str | None) -> CheckpointError:
+    folders = [folder for root in (path, path / "checkpoint") for folder in (root, *rank_folders(root).values())]
     if name is not None:
-        there = sorted(entry.name for folder in folders for entry in folder.glob("*") if _is_choice(entry))
+        there = sorted({entry.name for folder in folders for entry in folder.glob("*") if _is_choice(entry)})
         return CheckpointError(
             f"{path}: there is no checkpoint {name} here",
             hint=f"these are: {', '.join(there)}" if there else "check --load_checkpoint and --resume_training",
@@ -208,10 +295,10 @@ def _nothing_found(path: Path, folders: list[Path], name: str | None) -> Checkpo
                 hint=f"it is {_REFUSED[file.suffix]}",
             )
     return CheckpointError(
-        f"{path}: no weights here: neither checkpoints (iteration_…) nor safetensors files",
-        hint="give a checkpoint folder, a Hugging Face folder or a safetensors file",
+        f"{path}: no weights here: neither checkpoints (iteration_…) nor files of tensors (.safetensors, .ckpt)",
+        hint="give a checkpoint folder, a Hugging Face folder or a file of tensors",
     )
 
 
 def _is_choice(entry: Path) -> bool:
-    return entry.suffix == ".safetensors" or (entry / MANIFEST).is_file()
+    return entry.suffix in SUFFIXES or (entry / MANIFEST).is_file()

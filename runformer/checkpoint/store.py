@@ -1,134 +1,203 @@
-"""Saving: one directory a step, complete or not there at all."""
+"""Saving: one directory a step, written by all processes together, complete or not there at all."""
 
 from __future__ import annotations
 
-import json
+import errno
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from torch import Tensor
+import torch
 
+from runformer.checkpoint.keep import Keep
 from runformer.checkpoint.layout import (
-    COMMON,
-    MANIFEST,
     clear_leftovers,
     complete_checkpoints,
     directory_name,
+    discard,
+    newest_checkpoint,
+    put_in_place,
     remove_directory,
-    staged_directory,
+    staged_path,
 )
-from runformer.checkpoint.manifest import FileRecord, Manifest, TensorRecord, is_plain_name
-from runformer.checkpoint.tensor_file import HashedWriter, write_tensors
+from runformer.checkpoint.manifest import Manifest, is_plain_name
+from runformer.checkpoint.share import TrainingState, Writer
+from runformer.checkpoint.staging import Staging
 from runformer.errors import CheckpointError, ConfigError
-
-CHUNK_BYTES = 16 << 20
-"""Length of the pieces of a file that have a hash each: damage is found and named to this precision."""
+from runformer.observe.pulse import pulse
+from runformer.parallel.group import Group, alone
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingState:
-    """All that a run needs to go on as if it had never stopped.
+class _Saving:
+    """A checkpoint on its way: where it is written, where it will stand, and what this process has written of it."""
 
-    Attributes:
-        model: every parameter by name.
-        optimizer: its tensors, of AdamW ``exp_avg.<parameter>`` and ``exp_avg_sq.<parameter>``; none before an update.
-        common: what JSON can hold; ``step`` (updates so far) must be there.
-    """
-
-    model: Mapping[str, Tensor]
-    optimizer: Mapping[str, Tensor]
-    common: Mapping[str, Any]
-
-    @property
-    def step(self) -> int:
-        """Steps done when this was the state."""
-        return int(self.common["step"])
+    step: int
+    staged: Path
+    final: Path
+    written: Future[Manifest]
 
 
 class CheckpointStore:
-    """The checkpoints of one run in the folder ``root``, of which the newest ``keep`` stay.
+    """The checkpoints of one run in the folder ``root``.
+
+    Args:
+        root: where they are; all processes must see the same folder.
+        prefix: what their files' names begin with.
+        keep: which of them stay.
+        group: the processes that write them together; None: this one alone.
+        behind: training goes on while they are written: ``begin`` copies the state, and ``poll`` says when it is saved.
 
     Raises:
-        ConfigError: files cannot begin with ``prefix``, or ``keep`` is below 1.
+        ConfigError: files cannot begin with ``prefix``.
     """
 
-    def __init__(self, root: Path, prefix: str, keep: int) -> None:
+    def __init__(
+        self, root: Path, prefix: str, keep: Keep, group: Group | None = None, *, behind: bool = False
+    ) -> None:
         if not is_plain_name(prefix):
             raise ConfigError(f"callbacks: CheckpointMonitor: prefix {prefix!r}: no file name can begin with it")
-        if keep < 1:
-            raise ConfigError(f"callbacks: CheckpointMonitor: keep_checkpoint_max {keep}: at least 1 must be kept")
         self.root = root
-        self.prefix = prefix
         self.keep = keep
+        self._group = group or alone(torch.device("cpu"))
+        self._writer = Writer(prefix, self._group.rank, self._group.size)
+        self._staging = Staging()
+        self._thread = ThreadPoolExecutor(1, "checkpoint") if behind else None
+        self._saving: _Saving | None = None
 
     def save(self, state: TrainingState) -> Path:
-        """Write one checkpoint, then remove the oldest beyond ``keep``; the directory that it stands in.
+        """Write one checkpoint, then remove old ones; the directory that it stands in. All processes take part.
 
         It is on the disk when this returns. An error or an interrupt leaves all older ones as they were,
         one of the same step included. Memory beyond the state's own: one tensor at most.
 
         Raises:
-            CheckpointError: the disk is full, the folder cannot be written, or a tensor cannot be stored.
+            CheckpointError: the disk is full, the folder cannot be written, or a tensor cannot be stored. Where that is
+                so on another process alone, this does not return.
         """
+        self.begin(state)
+        path = self.finish()
+        assert path is not None, "a checkpoint was begun"
+        return path
+
+    def begin(self, state: TrainingState) -> None:
+        """Begin to write a checkpoint, once one that was begun before is saved. All processes take part.
+
+        Raises:
+            CheckpointError: as ``save``.
+        """
+        self.finish()
         final = self.root / directory_name(state.step)
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            clear_leftovers(self.root)
-            with staged_directory(final) as staged:
-                self._write(staged, state)
+            staged = self._open(final)
         except OSError as error:
             raise self._failure(state.step, error) from error
-        self.prune(state.step)
-        return final
+        if self._thread is None:
+            written = _at_once(lambda: self._writer.write(staged, state, pulse().refresh), staged)
+        else:
+            copies = self._staging.copies
+            held = replace(state, model=copies(state.model), optimizer=copies(state.optimizer))
+            written = self._thread.submit(self._writer.write, staged, held, lambda: None)
+        self._saving = _Saving(state.step, staged, final, written)
 
-    def list(self) -> dict[int, Path]:
-        """Complete checkpoints by step, lowest first."""
-        return complete_checkpoints(self.root)
+    def poll(self) -> Path | None:
+        """Where a checkpoint that was begun is now saved; None: there is none, or not yet. All processes take part.
 
-    def newest(self) -> Path | None:
-        """The complete checkpoint of the highest step."""
-        return next(reversed(self.list().values()), None)
+        Raises:
+            CheckpointError: as ``save``.
+        """
+        if self._saving is None or self._group.any(not self._saving.written.done()):
+            return None
+        return self.finish()
+
+    def finish(self) -> Path | None:
+        """Wait until a checkpoint that was begun is saved; where that is. All processes take part.
+
+        Raises:
+            CheckpointError: as ``save``.
+        """
+        saving, self._saving = self._saving, None
+        if saving is None:
+            return None
+        error = saving.written.exception()
+        if self._group.any(error is not None):
+            self._give_up(saving, error)
+        if self._group.is_first:
+            self._commit(saving)
+        return saving.final
 
     def prune(self, saved: int) -> None:
-        """Remove all but the newest ``keep`` checkpoints up to the step ``saved``.
+        """Remove those of the checkpoints up to the step ``saved`` that need not be kept.
 
         Higher steps are another run's, whose work is not this one's to remove. What cannot be removed is
         logged and stays: the new checkpoint stands.
         """
-        steps = [step for step in self.list() if step <= saved]
-        for step in steps[: -self.keep]:
-            path = self.root / directory_name(step)
+        for path in self.keep.too_old(
+            {step: path for step, path in complete_checkpoints(self.root).items() if step <= saved}
+        ):
             try:
                 remove_directory(path)
             except OSError as error:
                 _log.warning("%s: this old checkpoint cannot be removed: %s", path, error.strerror)
 
-    def _write(self, directory: Path, state: TrainingState) -> None:
-        files: dict[str, FileRecord] = {}
-        tensors: dict[str, TensorRecord] = {}
-        for part, content in (("model", state.model), ("opt", state.optimizer)):
-            name = f"{self.prefix}-{part}-0000000-0000001.safetensors"
-            files[name], layout = write_tensors(directory / name, content, CHUNK_BYTES)
-            tensors |= layout
-        common = json.dumps(dict(state.common), indent=1, allow_nan=False) + "\n"
-        files[COMMON] = _write_text(directory / COMMON, common)
-        _write_text(directory / MANIFEST, Manifest(CHUNK_BYTES, files, tensors).to_json())
+    def _open(self, final: Path) -> Path:
+        """A new hidden directory, which the first process makes, and all write into."""
+        if self._group.is_first:
+            self.root.mkdir(parents=True, exist_ok=True)
+            clear_leftovers(self.root)
+            staged_path(final, os.getpid()).mkdir()
+        maker = self._group.gather(os.getpid())[0]
+        return staged_path(final, maker)
+
+    def _commit(self, saving: _Saving) -> None:
+        try:
+            self._writer.put_together(saving.staged, saving.written.result())
+            put_in_place(saving.staged, saving.final)
+        except OSError as error:
+            discard(saving.staged)
+            raise self._failure(saving.step, error) from error
+        except BaseException:
+            discard(saving.staged)
+            raise
+        self.prune(saving.step)
+
+    def _give_up(self, saving: _Saving, error: BaseException | None) -> None:
+        """Leave no half of a checkpoint. The process that has failed says so; no other goes on."""
+        if self._group.is_first:
+            discard(saving.staged)
+        if isinstance(error, OSError):
+            raise self._failure(saving.step, error) from error
+        if error is not None:
+            raise error
+        self._group.barrier()  # which the failed one does not come to
 
     def _failure(self, step: int, error: OSError) -> CheckpointError:
-        newest = self.newest()
+        newest = newest_checkpoint(self.root)
         kept = f"the newest checkpoint is still {newest}" if newest else "there is no older checkpoint"
+        why, hint = error.strerror or str(error), "make room, or give another folder with --output_dir"
+        if error.errno == errno.ENOENT and self._group.size > 1:
+            if not self._group.is_first:
+                why = "the directory that rank 0 has made for it is not to be seen here"
+            hint = "let --output_dir be a folder on a disk that all machines share"
         return CheckpointError(
-            f"{self.root}: the checkpoint of step {step} cannot be saved: {error.strerror or error}; {kept}",
-            hint="make room, or give another folder with --output_dir, then go on with --resume_training True",
+            f"{self.root}: the checkpoint of step {step} cannot be saved: {why}; {kept}",
+            hint=f"{hint}, then go on with --resume_training True",
         )
 
 
-def _write_text(path: Path, text: str) -> FileRecord:
-    with HashedWriter(path, CHUNK_BYTES) as writer:
-        writer.write(text.encode())
-        return writer.record()
+def _at_once(work: Callable[[], Manifest], staged: Path) -> Future[Manifest]:
+    """What a thread would give, done here and now; an interrupt leaves nothing behind."""
+    done: Future[Manifest] = Future()
+    try:
+        done.set_result(work())
+    except Exception as error:
+        done.set_exception(error)
+    except BaseException:
+        discard(staged)
+        raise
+    return done

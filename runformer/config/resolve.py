@@ -92,7 +92,7 @@ def _resolve(config: Config, run_mode: RunMode, path: Path, command: CommandLine
     training, predicting = run_mode in ("train", "finetune"), run_mode == "predict"
     place = launched(planning=report.planning)
     device = device_options(config, place, report)
-    load = report.attempt(lambda: load_options(config, place, report, training=training))
+    load = report.attempt(lambda: load_options(config, report, training=training))
     model = report.attempt(lambda: model_task(config, report, training=training))
     if model is None or load is None:  # the rest hangs on them
         report.raise_problems()

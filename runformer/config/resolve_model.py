@@ -8,12 +8,20 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from runformer.config.families import SUPPORTED, family_defaults, family_of
-from runformer.config.launched import Launched
 from runformer.config.paths import absolute, existing, is_placeholder, is_there
 from runformer.config.problems import Report
 from runformer.config.sections import Config
 from runformer.config.sections.model import DTYPES, ModelConfig, PetConfig, RopeFactors
-from runformer.config.task import DType, LoadOptions, LoraOptions, ModelOptions, ModelTask, Precision, RopeScaling
+from runformer.config.task import (
+    DType,
+    LoadOptions,
+    LoraOptions,
+    ModelOptions,
+    ModelTask,
+    Precision,
+    RopeScaling,
+    Verify,
+)
 
 _MODEL = "model.model_config"
 _ROPE_KINDS: dict[str, Literal["linear", "ntk", "yarn", "llama3"]] = {
@@ -105,7 +113,7 @@ def _family(config: Config) -> str | None:
     return family_of(model.type, model.model_type, model.architectures, config.model.arch.type)
 
 
-def load_options(config: Config, place: Launched | None, report: Report, *, training: bool) -> LoadOptions:
+def load_options(config: Config, report: Report, *, training: bool) -> LoadOptions:
     """The weights to start from, and whether the run goes on from a checkpoint.
 
     Raises:
@@ -117,8 +125,9 @@ def load_options(config: Config, place: Launched | None, report: Report, *, trai
         path=_weights(config, report),
         resume=name is not None or str(resume).lower() == "true",
         resume_name=name,
-        rank=0 if place is None else place.rank,
-        world_size=1 if place is None else place.world_size,
+        strategy=_strategy(config, report),
+        verify=cast(Verify, config.verify_checkpoint),
+        skip_steps=0 if config.ignore_data_skip and config.data_skip_steps is None else config.data_skip_steps,
     )
     if load.resume and not config.load_checkpoint and not _has_checkpoints(absolute(config.output_dir)):
         text = f"is {resume!r}, and there is nothing to go on from: load_checkpoint is not set, and output_dir "
@@ -126,6 +135,12 @@ def load_options(config: Config, place: Launched | None, report: Report, *, trai
     if not (training or load.path or config.pretrained_model_dir or config.load_checkpoint):
         report.fill_in("load_checkpoint", "is not set: --load_checkpoint PATH gives the weights")
     return load
+
+
+def _strategy(config: Config, report: Report) -> Path | None:
+    key = "src_strategy_path_or_dir"
+    path = config.src_strategy_path_or_dir
+    return existing(report, key, path, flag=key) if path else None
 
 
 def _has_checkpoints(output_dir: Path) -> bool:

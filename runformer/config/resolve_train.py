@@ -130,12 +130,23 @@ def _note_other_callbacks(config: Config, report: Report) -> None:
 
 
 def _save(monitor: CheckpointMonitor | None) -> SaveOptions | None:
+    """As the original decides: steps rather than seconds, and a number rather than minutes, where both are set."""
     if monitor is None:
         return None
+    steps, seconds = monitor.save_checkpoint_steps, monitor.save_checkpoint_seconds or None
+    keep, minutes = monitor.keep_checkpoint_max, monitor.keep_checkpoint_per_n_minutes or None
+    steps = 1 if steps is None and seconds is None else steps or None
+    keep = 5 if keep is None and minutes is None else keep or None
     return SaveOptions(
         prefix=monitor.prefix,
-        every_steps=monitor.save_checkpoint_steps,
-        keep=monitor.keep_checkpoint_max,
+        every_steps=steps,
+        every_seconds=None if steps else seconds,
+        keep=keep,
+        keep_minutes=None if keep else minutes,
+        whole=monitor.integrated_save,
+        behind=monitor.async_save,
+        weights=monitor.save_network_params,
+        trained=monitor.save_trainable_params,
     )
 
 

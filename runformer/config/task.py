@@ -108,20 +108,28 @@ class ModelTask:
     sequence_length: int | None = None
 
 
+Verify = Literal["full", "sample", "none"]
+"""Of which chunks of a checkpoint the hashes are compared while it is read."""
+
+
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
     """Where weights come from, and whether the run goes on from a checkpoint.
 
     ``path`` is what ``load_checkpoint`` names: one of our checkpoints or the folder that holds them, a
-    Hugging Face folder, a safetensors file, a MindFormers folder. ``resume_name`` picks one inside it; of the
-    ``rank_<i>`` folders of a data-parallel run each of as many processes takes its own.
+    Hugging Face folder, a safetensors or MindSpore file, a MindFormers folder. ``resume_name`` picks one inside it.
+    Adapters alone stand on the weights of ``base``. ``strategy`` names MindSpore's files that say how a folder of
+    several ranks is cut. What is read of one of our checkpoints is compared with its hashes as ``verify`` says. A
+    resumed run goes on with the next row of the data, or behind ``skip_steps`` batches from its beginning.
     """
 
     path: Path | None = None
     resume: bool = False
     resume_name: str | None = None
-    rank: int = 0
-    world_size: int = 1
+    base: Path | None = None
+    strategy: Path | None = None
+    verify: Verify = "full"
+    skip_steps: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,11 +214,23 @@ class LossScaleOptions:
 
 @dataclass(frozen=True, slots=True)
 class SaveOptions:
-    """When checkpoints are written, and how many are kept."""
+    """When checkpoints are written, how, and which are kept.
+
+    One is due every ``every_steps``, or, where ``every_seconds`` is set, when so many have passed since the last. The
+    ``keep`` newest stay, or, where that is None, one for every ``keep_minutes``, or all. Processes write their own
+    parts; with ``whole`` rank 0 gathers all of them. ``behind``: training goes on meanwhile. With ``weights``
+    parameters are written by themselves, too, with ``trained`` those that are trained.
+    """
 
     prefix: str = "CKP"
-    every_steps: int = 1
-    keep: int = 5
+    every_steps: int | None = 1
+    every_seconds: int | None = None
+    keep: int | None = 5
+    keep_minutes: int | None = None
+    whole: bool = False
+    behind: bool = False
+    weights: bool = False
+    trained: bool = False
 
 
 @dataclass(frozen=True, slots=True)

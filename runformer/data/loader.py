@@ -50,17 +50,21 @@ class BatchLoader:
         self._share = slice(rank, None, world_size)
         self._dataset = dataset
         self._order = order
+        self._drop_remainder = drop_remainder
         self.batch_size = batch_size
         self.sequence_length = dataset.sequence_length
         self.num_samples = samples = order.num_samples if num_samples is None else num_samples
-        full_batches, rest = divmod(samples, batch_size)
-        self.steps_per_epoch = full_batches if drop_remainder else full_batches + (rest > 0)
-        self.samples_per_epoch = full_batches * batch_size if drop_remainder else samples
+        self.samples_per_epoch = self.samples_of_epoch(batch_size)
+        self.steps_per_epoch = -(-self.samples_per_epoch // batch_size)
         if self.steps_per_epoch == 0:
             message = f"{dataset.name} holds {samples} samples, fewer than the {batch_size} of one batch"
             owner = "runner_config" if dataset.section == "train_dataset" else dataset.section
             hint = f"lower {owner}.batch_size, use more data, or set {dataset.section}.drop_remainder to False"
             raise DataError(message, hint=hint)
+
+    def samples_of_epoch(self, batch_size: int) -> int:
+        """How many samples of an epoch batches of a size have."""
+        return self.num_samples - (self.num_samples % batch_size if self._drop_remainder else 0)
 
     def batch_samples(self, cursor: int) -> int:
         """How many samples, over all processes, the batch at this cursor has."""

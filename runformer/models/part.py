@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -20,6 +21,49 @@ class Stage:
     layers: range
     first: bool = True
     last: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A box of a tensor: where it begins in each dimension, and how long it is there."""
+
+    offset: tuple[int, ...]
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...]) -> Box:
+        """All of a tensor."""
+        return cls((0,) * len(shape), shape)
+
+    @property
+    def place(self) -> tuple[slice, ...]:
+        """The index of the box in its tensor."""
+        return tuple(slice(begin, begin + size) for begin, size in zip(self.offset, self.shape, strict=True))
+
+    @property
+    def numel(self) -> int:
+        """How many elements it has."""
+        return math.prod(self.shape)
+
+    def meet(self, other: Box) -> Box | None:
+        """What both have in common; None: nothing."""
+        bounds = [
+            (max(a, b), min(a + m, b + n))
+            for a, m, b, n in zip(self.offset, self.shape, other.offset, other.shape, strict=True)
+        ]
+        if any(low >= high for low, high in bounds):
+            return None
+        return Box(tuple(low for low, _ in bounds), tuple(high - low for low, high in bounds))
+
+    def inside(self, other: Box) -> Box:
+        """The same, as a box of the tensor that ``other`` is."""
+        return Box(tuple(a - b for a, b in zip(self.offset, other.offset, strict=True)), self.shape)
+
+    def along(self, dim: int, begin: int, end: int) -> Box:
+        """The part of it from ``begin`` to before ``end`` of one dimension of its tensor; both lie in it."""
+        offset, shape = list(self.offset), list(self.shape)
+        offset[dim], shape[dim] = begin, end - begin
+        return Box(tuple(offset), tuple(shape))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,29 +125,59 @@ class Part:
 
     def put(self, held: Tensor, whole: Tensor) -> None:
         """Write what is owned into its place in the whole."""
-        for place, piece in self._owned_pieces(held):
-            whole[place].copy_(piece)
+        for box, piece in self.pieces(held):
+            whole[box.place].copy_(piece)
 
     def own(self, held: Tensor) -> list[Tensor]:
         """What is owned of what is held, as views."""
-        return [piece for _, piece in self._owned_pieces(held)]
+        return [piece for _, piece in self.pieces(held)]
 
-    def _owned_pieces(self, held: Tensor) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
-        """What is owned, and its place in the whole."""
-        first_row, last_row = self.rows or (0, self.held_shape[0])
+    def pieces(self, held: Tensor, at: Box | None = None) -> Iterator[tuple[Box, Tensor]]:
+        """What is owned of what is held, or of a box of that: boxes of the whole, each with a view of its elements."""
+        at = at or Box.of(self.held_shape)
+        for whole, here in self.boxes(at):
+            low, high = whole.offset[self.dim], whole.offset[self.dim] + whole.shape[self.dim]
+            for begin, end in self.owned:
+                first, last = max(low, begin), min(high, end)
+                if first < last:
+                    start = here.offset[self.dim] - at.offset[self.dim] + first - low
+                    yield whole.along(self.dim, first, last), held.narrow(self.dim, start, last - first)
+
+    def boxes(self, at: Box) -> Iterator[tuple[Box, Box]]:
+        """A box of what is held, as boxes of the whole, each with its own place in what is held."""
+        first_row = self.rows[0] if self.rows is not None else 0
+        down = 0 if self.dim else first_row  # held indices of the dimension that is cut are so many less
+        low, high = at.offset[self.dim] + down, at.offset[self.dim] + down + at.shape[self.dim]
+        rows = at if not self.dim else Box((at.offset[0] + first_row, *at.offset[1:]), at.shape)
         offset = 0
         for begin, end in self.spans:
-            for own_begin, own_end in self.owned:
-                low, high = max(begin, own_begin), min(end, own_end)
-                if self.dim == 0:  # then rows are what is cut: of these, too, only some are here
-                    low, high = max(low, begin + first_row - offset), min(high, begin + last_row - offset)
-                if low < high and first_row < last_row:
-                    at = offset + low - begin - (first_row if self.dim == 0 else 0)
-                    place = [slice(None)] * self.dim + [slice(low, high)]
-                    if self.dim:
-                        place[0] = slice(first_row, last_row)
-                    yield tuple(place), held.narrow(self.dim, at, high - low)
+            first, last = max(low, offset), min(high, offset + end - begin)
+            if first < last and at.numel:
+                ours = begin - offset
+                yield rows.along(self.dim, first + ours, last + ours), at.along(self.dim, first - down, last - down)
             offset += end - begin
+
+
+def flat_boxes(shape: tuple[int, ...], begin: int, end: int) -> Iterator[Box]:
+    """The elements from ``begin`` to before ``end`` of a tensor in C order, as boxes of consecutive elements."""
+    if begin >= end:
+        return
+    if not shape:
+        yield Box((), ())
+        return
+    inner, inside = math.prod(shape[1:]), shape[1:]
+    first, last = -(-begin // inner), end // inner  # the rows of which all is meant
+    if first > last:
+        yield from (_in_row(last, box) for box in flat_boxes(inside, begin - last * inner, end - last * inner))
+        return
+    yield from (_in_row(first - 1, box) for box in flat_boxes(inside, begin - (first - 1) * inner, inner))
+    if first < last:
+        yield Box((first, *(0 for _ in inside)), (last - first, *inside))
+    yield from (_in_row(last, box) for box in flat_boxes(inside, 0, end - last * inner))
+
+
+def _in_row(row: int, box: Box) -> Box:
+    return Box((row, *box.offset), (1, *box.shape))
 
 
 def even_spans(size: int, count: int) -> list[Span]:

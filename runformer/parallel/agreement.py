@@ -18,7 +18,7 @@ from runformer.config.task import Task
 from runformer.errors import ParallelError
 from runformer.parallel.group import Group
 
-_OF_A_RANK = {"notices", "device.index", "load.rank"}
+_OF_A_RANK = {"notices", "device.index"}
 """Settings that ranks have of their own."""
 _SHOWN = 6
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from runformer.config.task import ModelOptions, Precision
@@ -201,38 +200,6 @@ class ParallelModel:
         if self._shares_weights:
             self.mesh.shards.sum(squares)
         return math.sqrt(self.mesh.model.sum(squares).item())
-
-    @torch.no_grad()
-    def gather(self, tensors: Mapping[str, Tensor], kinds: Sequence[str] = ("",)) -> dict[str, Tensor]:
-        """Whole parameters, or what goes with them, on rank 0; elsewhere nothing. All processes take part.
-
-        Args:
-            tensors: what is held here, by the parameters' names after one of ``kinds``.
-            kinds: what there is of each parameter that is trained; ``""`` is the parameter itself, trained or not.
-        """
-        whole: dict[str, Tensor] = {}
-        if self._shares_weights and self.mesh.twins.rank:
-            tensors = {}  # a twin gives them
-        elif self.mesh.replicas.rank and not self._shares_weights:
-            return whole  # a copy
-        for kind in kinds:
-            for name, outline in self.whole.items():
-                if kind and not outline.requires_grad:
-                    continue
-                tensor = self._gather(tensors.get(kind + name), name, outline, wide=bool(kind))
-                if self.mesh.world.is_first:
-                    whole[kind + name] = tensor
-        return whole
-
-    def _gather(self, held: Tensor | None, name: str, outline: Tensor, *, wide: bool) -> Tensor:
-        dtype = torch.promote_types(outline.dtype, torch.float32) if wide else outline.dtype
-        whole = torch.zeros(outline.shape, dtype=dtype, device=self.device)
-        if held is not None:
-            self.parts[name].put(held, whole)
-        group = self.mesh.world if self._shares_weights else self.mesh.model
-        if group.size > 1:
-            dist.reduce(whole, dst=0, group=group.handle)
-        return whole
 
 
 def _sum(tensors: Sequence[Tensor], group: Group, dtype: torch.dtype | None = None) -> None:

@@ -37,14 +37,12 @@ class Shards:
             for bucket in buckets(tensors):
                 self._spread(bucket)
 
-    def whole(self, share: Tensor, shape: torch.Size) -> Tensor:
-        """The tensor of a shape whose shares all processes give."""
+    def span(self, tensor: Tensor) -> tuple[int, int] | None:
+        """Which of the elements this process's share are; None: it has the tensor as it is."""
         if self._group.size == 1:
-            return share
-        tensor = share.new_zeros(shape)
-        self.own(tensor).copy_(share)
-        self.spread([tensor])
-        return tensor
+            return None
+        size = self._size(tensor)
+        return min(tensor.numel(), self._group.rank * size), min(tensor.numel(), (self._group.rank + 1) * size)
 
     def _size(self, tensor: Tensor) -> int:
         return -(-tensor.numel() // self._group.size)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from runformer.checkpoint import check_weights, find_resume, find_weights
+from runformer.checkpoint import as_it_is, check_weights, find_resume, find_weights
 from runformer.config.task import DataOptions, ModelOptions, Task
 from runformer.data.dataset import TokenDataset
 from runformer.models.build import build_model
@@ -103,11 +103,11 @@ def _awaits_weights(task: Task) -> bool:
 def _weights(task: Task, model: CausalLM) -> WeightsPlan:
     path = task.load.path or task.model.pretrained_dir
     if task.load.resume:
-        source = find_resume(task.load, task.output_dir, model.options, verify=False)
+        source = find_resume(task.load, task.output_dir, model.options, as_it_is)
     elif path is None:
         return WeightsPlan(None)
     else:
-        source = find_weights(replace(task.load, path=path), model.options, verify=False)
+        source = find_weights(replace(task.load, path=path, base=task.model.pretrained_dir), model.options, as_it_is)
     report = check_weights(source, dict(model.named_parameters()), tied=model.options.tie_embeddings)
     step = (source.common or {}).get("step") if task.load.resume else None
     return WeightsPlan(str(source.path), report.loaded, step, report.unexpected, source.notices)

@@ -92,11 +92,13 @@ def _outputs(task: Task, train: TrainTask, model: CausalLM, run: RunPlan | None)
     outputs = [OutputPlan(str(task.output_dir / "training.jsonl"), "a row a step")]
     save = train.save
     if save is not None:
-        due = 0 if run is None else run.steps // save.every_steps + (run.steps % save.every_steps > 0)
+        steps = save.every_steps
+        often = f"{save.every_seconds} seconds" if steps is None else f"{steps} steps"
+        due = 0 if run is None or steps is None else -(-run.steps // steps)
         outputs.append(
             OutputPlan(
                 str(task.output_dir / "checkpoint"),
-                f"a checkpoint every {save.every_steps} steps and at the end",
+                f"a checkpoint every {often} and at the end",
                 count=due,
                 kept=save.keep,
                 bytes=_checkpoint_bytes(model),

@@ -32,7 +32,12 @@ def load_model(task: Task, options: ModelOptions, mesh: Mesh) -> ParallelModel:
     (stage,) = model.stages
     if task.model.lora is not None:
         initialise(stage, task.seed, model.parts, adapters_only=True)
-    load_parts(find_weights(replace(task.load, path=path), options), model)
+    find_weights(
+        replace(task.load, path=path, base=task.model.pretrained_dir),
+        options,
+        lambda source: load_parts(source, model),
+        mesh.world,
+    )
     prepare_for_generation(stage)
     return model
 

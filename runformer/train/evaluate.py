@@ -30,8 +30,8 @@ from runformer.parallel.inputs import Inputs
 from runformer.parallel.mesh import Mesh, lay_out
 from runformer.parallel.model import ParallelModel
 from runformer.train.loss import cross_entropy, vocabulary_of
+from runformer.train.position import TrainingPosition
 from runformer.train.setup import build_for_training
-from runformer.train.state import TrainingPosition
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class Evaluator:
     def is_due(self, position: TrainingPosition, steps_per_epoch: int) -> bool:
         """Whether a training run that stands at ``position`` evaluates there."""
         steps, epochs = self._options.every_steps, self._options.every_epochs
-        whole_epochs, rest = divmod(position.step, steps_per_epoch)
+        whole_epochs, rest = divmod(position.counted, steps_per_epoch)
         by_steps = steps is not None and position.step % steps == 0
         return by_steps or (epochs is not None and rest == 0 and whole_epochs % epochs == 0)
 

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
+from runformer.checkpoint.held import SavedState
 from runformer.config.task import OptimizerOptions
 from runformer.errors import CheckpointError
 from runformer.models.layers import at_least_float32
-from runformer.models.part import local
+from runformer.models.part import Span, local
 from runformer.parallel.group import alone
 from runformer.parallel.shards import Shards
 
@@ -76,12 +77,20 @@ class NamedOptimizer(ABC):
     def state(self) -> Mapping[str, Tensor]:
         """The tensors to save, ``<key>.<parameter name>``; empty before the first update."""
 
+    def span(self, key: str) -> Span | None:  # noqa: ARG002
+        """Which elements a tensor of the state is of, where it has some of what is held of its parameter; None: all."""
+        return None
+
+    def outlines(self, whole: Mapping[str, Tensor]) -> Mapping[str, tuple[tuple[int, ...], torch.dtype]]:  # noqa: ARG002
+        """Shape and dtype of every tensor of the state of the whole model, whose parameters are given."""
+        return {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in self.state().items()}
+
     def notes(self) -> Mapping[str, Any]:
         """The rest to save, as JSON can hold it; empty for AdamW."""
         return {}
 
     @abstractmethod
-    def load_state(self, tensors: Mapping[str, Tensor], updates: int, notes: Mapping[str, Any]) -> None:
+    def load_state(self, tensors: SavedState, updates: int, notes: Mapping[str, Any]) -> None:
         """Take over a saved state and the number of updates that made it.
 
         Args:
@@ -162,16 +171,29 @@ class NamedAdamW(NamedOptimizer):
         )
 
     def state(self) -> Mapping[str, Tensor]:
-        """The moments, ``<moment>.<parameter name>``; empty before the first update. All processes take part."""
+        """The moments, ``<moment>.<parameter name>``; empty before the first update."""
+        return self._moments if self.updates else {}
+
+    def span(self, key: str) -> Span | None:
+        """Of a moment, flattened, the elements that this process has; None: what it holds of the parameter."""
+        return self._shards.span(self._held(key))
+
+    def outlines(self, whole: Mapping[str, Tensor]) -> Mapping[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Shape and dtype of every moment, of all parameters that are trained."""
         if not self.updates:
             return {}
-        return {key: self._shards.whole(moment, self._shape(key)) for key, moment in self._moments.items()}
+        trained = {name: p for name, p in whole.items() if p.requires_grad}
+        return {
+            f"{moment}.{name}": (tuple(p.shape), torch.promote_types(p.dtype, torch.float32))
+            for moment in MOMENTS
+            for name, p in trained.items()
+        }
 
-    def _shape(self, key: str) -> torch.Size:
-        """Of what is here of a moment, all shares of it together."""
-        return local(self.parameters[key.partition(".")[2]].detach()).shape
+    def _held(self, key: str) -> Tensor:
+        """What is here of the parameter of a moment; all shares of the moment together are of its shape."""
+        return local(self.parameters[key.partition(".")[2]].detach())
 
-    def load_state(self, tensors: Mapping[str, Tensor], updates: int, notes: Mapping[str, Any] = _NO_NOTES) -> None:
+    def load_state(self, tensors: SavedState, updates: int, notes: Mapping[str, Any] = _NO_NOTES) -> None:
         """Take over moments (copied) and the number of updates that made them.
 
         Raises:
@@ -183,12 +205,12 @@ class NamedAdamW(NamedOptimizer):
         for key in self._moments:
             if key not in tensors:
                 raise CheckpointError(f"optimizer state {key}: missing in the checkpoint")
-            shape = self._shape(key)
-            if tensors[key].shape != shape:
-                shapes = f"{tuple(tensors[key].shape)} in the checkpoint, {tuple(shape)} in the model"
+            shape = tuple(self._held(key).shape)
+            if tensors.shape(key) != shape:
+                shapes = f"{tensors.shape(key)} in the checkpoint, {shape} in the model"
                 raise CheckpointError(f"optimizer state {key}: shape {shapes}")
         for key, moment in self._moments.items():
-            moment.copy_(self._own(tensors[key]))
+            tensors.fill(key, moment, self.span(key))
         self.updates = updates
 
 

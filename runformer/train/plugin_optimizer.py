@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from runformer.checkpoint.held import SavedState
 from runformer.config.task import PluginOptimizerOptions
 from runformer.errors import CheckpointError, ConfigError, TrainingError
 from runformer.plugins.failures import blaming
@@ -109,7 +110,7 @@ class NamedPluginOptimizer(NamedOptimizer):
             for now, first in pairs
         ]
 
-    def load_state(self, tensors: Mapping[str, Tensor], updates: int, notes: Mapping[str, Any]) -> None:
+    def load_state(self, tensors: SavedState, updates: int, notes: Mapping[str, Any]) -> None:
         """Take over the state that an optimizer of the same name has left."""
         require_same_kind(notes, self.plugin.name)
         if updates == 0:

@@ -21,7 +21,7 @@ from runformer.observe import (
     peak_flops,
     peak_memory_bytes,
 )
-from runformer.train.state import TrainingPosition
+from runformer.train.position import TrainingPosition
 from runformer.train.step import StepResult, TrainStep
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class StepReporter:
         # The original prints each rank's own loss, where ranks have one.
         mean = self._epoch_mean.add(row.epoch, result.local_loss)
         if position.step % self._options.loss_line.every_steps == 0:
-            record = self._record(row, result, mean)
+            record = self._record(position, row, result, mean)
             logger.info(format_loss_line(record))
             logger.info(format_progress_line(record))
         self._progress.advance(row.loss, row.tokens_per_second)
@@ -99,12 +99,12 @@ class StepReporter:
             data_seconds=circumstances.waited,
         )
 
-    def _record(self, row: StepRow, result: StepResult, mean: float) -> LossRecord:
+    def _record(self, position: TrainingPosition, row: StepRow, result: StepResult, mean: float) -> LossRecord:
         steps_per_epoch = self._loader.steps_per_epoch
         return LossRecord(
             epoch=row.epoch,
             epochs=self._options.epochs,
-            step=(row.step - 1) % steps_per_epoch + 1,
+            step=(position.counted - 1) % steps_per_epoch + 1,
             steps_per_epoch=steps_per_epoch,
             loss=result.local_loss,
             mean_loss=mean if self._options.loss_line.running_mean else None,

@@ -6,9 +6,10 @@ import logging
 import os
 from dataclasses import replace
 
-from runformer.checkpoint import CheckpointStore
+from runformer.checkpoint import newest_checkpoint
 from runformer.config.task import Task
 from runformer.observe.pulse import VARIABLE
+from runformer.train.saving import FOLDER
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +28,7 @@ def resume_after_restart(task: Task) -> Task:
     elsewhere = task.load.resume and task.load.path is not None
     if not started_again or elsewhere or task.train is None or task.train.save is None:
         return task
-    store = CheckpointStore(task.output_dir / "checkpoint", task.train.save.prefix, task.train.save.keep)
-    newest = store.newest()
+    newest = newest_checkpoint(task.output_dir / FOLDER)
     if newest is None:
         logger.info("started again, with no checkpoint of this run yet: from its beginning")
         return task

@@ -10,9 +10,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runformer.checkpoint import CheckpointStore, TrainingState
 from runformer.config.launched import launched
-from runformer.config.task import PluginOptimizerOptions, SaveOptions, Task, TrainTask
+from runformer.config.task import PluginOptimizerOptions, Task, TrainTask
 from runformer.data.batch import TokenBatch
 from runformer.data.loader import BatchLoader
 from runformer.errors import Preempted
@@ -32,11 +31,13 @@ from runformer.train.callbacks import Callbacks, step_facts
 from runformer.train.evaluate import Evaluator, evaluation_path
 from runformer.train.loss_scale import LossScaler
 from runformer.train.optimizer import NamedAdamW, NamedOptimizer
+from runformer.train.position import TrainingPosition
 from runformer.train.report import Circumstances, StepReporter
 from runformer.train.restart import resume_after_restart
+from runformer.train.saving import Saver
 from runformer.train.schedule import make_schedule
 from runformer.train.setup import build_for_training, check_tokenizer, open_data, require_same_data
-from runformer.train.state import TrainingPosition, capture, require_agreement, resume
+from runformer.train.state import capture, require_agreement, resume
 from runformer.train.step import TrainStep
 from runformer.train.stop import StopSignals
 
@@ -53,7 +54,7 @@ class TrainingRun:
     loader: BatchLoader
     schedule: Callable[[int], float]
     mesh: Mesh
-    store: CheckpointStore | None
+    saver: Saver | None
     callbacks: Callbacks
     evaluator: Evaluator | None
     position: TrainingPosition = field(default_factory=TrainingPosition)
@@ -61,7 +62,7 @@ class TrainingRun:
     @property
     def total_steps(self) -> int:
         """Steps of the whole run, those before a resume included."""
-        return self.options.epochs * self.loader.steps_per_epoch
+        return self.options.epochs * self.loader.steps_per_epoch + self.position.ahead
 
     @property
     def metrics_path(self) -> Path:
@@ -132,7 +133,7 @@ def prepare(task: Task, world: Group | None = None) -> TrainingRun:
     scaler = LossScaler(options.loss_scale)
     pulse().stamp(0, "meet")
     step = TrainStep(model, optimizer, scaler, options.max_grad_norm, task.seed, options.loss_mean)
-    run = TrainingRun(task, options, step, loader, schedule, mesh, _store(task, options.save), callbacks, evaluator)
+    run = TrainingRun(task, options, step, loader, schedule, mesh, _saver(task, step), callbacks, evaluator)
     if task.load.resume:
         pulse().stamp(0, "load")
         run.position = resume(task, step, loader)
@@ -170,8 +171,12 @@ def earlier_files(output_dir: Path) -> dict[Path, Path]:
     return {path: output_dir / f"run_{number}" / path.name for path in paths if path.exists()}
 
 
-def _store(task: Task, save: SaveOptions | None) -> CheckpointStore | None:
-    return None if save is None else CheckpointStore(task.output_dir / "checkpoint", save.prefix, save.keep)
+def _saver(task: Task, step: TrainStep) -> Saver | None:
+    if task.train is None or task.train.save is None:
+        return None
+    model = step.model
+    trained = frozenset(name for name, parameter in model.whole.items() if parameter.requires_grad)
+    return Saver(task.output_dir, task.train.save, model.mesh.world, trained)
 
 
 def fit(run: TrainingRun) -> None:
@@ -204,10 +209,7 @@ def fit(run: TrainingRun) -> None:
             facts = step_facts(row, total_steps=run.total_steps, overflow=result.overflow)
             stopping = _wants_to_stop(run, facts)
             _evaluate(run)
-            if _is_due(run, stopping=stopping or result.stop):
-                if metrics is not None:
-                    metrics.sync()  # a step's row is on disk before its checkpoint is
-                save(run)
+            _save(run, metrics, ending=stopping or result.stop or position.step == run.total_steps)
             if result.stop and position.step < run.total_steps:
                 raise _preempted(run)
         run.callbacks.on_train_end(facts)
@@ -244,22 +246,26 @@ def _evaluate(run: TrainingRun) -> None:
         append_row(evaluation_path(run.task.output_dir), evaluation)
 
 
-def _is_due(run: TrainingRun, *, stopping: bool) -> bool:
-    saving, step = run.options.save, run.position.step
-    return saving is not None and (stopping or step % saving.every_steps == 0 or step == run.total_steps)
+def _save(run: TrainingRun, metrics: MetricsWriter | None, *, ending: bool) -> None:
+    """Save where that is due, and see to what was begun before. All processes take part."""
+    saver, position = run.saver, run.position
+    if saver is None:
+        return
+    saver.poll()
+    if ending or saver.is_due(position.step):
+        if metrics is not None:
+            metrics.sync()  # a step's row is on disk before its checkpoint is
+        save(run)
+    if ending:
+        saver.finish()
 
 
 def save(run: TrainingRun) -> None:
-    """Write a checkpoint of where the run stands. Rank 0 does it; no other goes on before it is on disk."""
+    """Write a checkpoint of where the run stands. All processes take part."""
+    assert run.saver is not None, "the task saves"
     pulse().stamp(run.position.step, "save")
-    state = capture(run.step, run.position, batch_size=run.loader.batch_size, seed=run.task.seed)
-    run.mesh.world.first(lambda: _save(run, state))
-
-
-def _save(run: TrainingRun, state: TrainingState) -> None:
-    assert run.store is not None, "the task saves"
-    folder = run.store.save(state)
-    logger.info("saved %s", folder)
+    batch_size, seed, lora = run.loader.batch_size, run.task.seed, run.task.model.lora
+    run.saver.save(capture(run.step, run.position, batch_size=batch_size, seed=seed, lora=lora, whole=run.saver.whole))
 
 
 def _preempted(run: TrainingRun) -> Preempted:

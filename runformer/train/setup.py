@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import partial
 
 from runformer.checkpoint import WeightSource, find_weights, load_parts
 from runformer.config.task import DataOptions, Task
@@ -84,14 +85,24 @@ def build_for_training(task: Task, mesh: Mesh) -> tuple[ParallelModel, WeightSou
     if path is None or task.model.lora is not None:
         for stage in model.stages:
             initialise(stage, task.seed, model.parts, adapters_only=path is not None)
-    source = None if path is None else find_weights(replace(task.load, path=path), model.options)
-    if source is not None:
-        load_parts(source, model)
+    source = None
+    if path is not None:
+        source = find_weights(
+            replace(task.load, path=path, base=task.model.pretrained_dir),
+            model.options,
+            partial(_load, model),
+            mesh.world,
+        )
     if should_compile(task, mesh.world.device):
         for stage in model.stages:
             compile_layers(stage)
     model.train()
     return model, source
+
+
+def _load(model: ParallelModel, source: WeightSource) -> WeightSource:
+    load_parts(source, model)
+    return source
 
 
 def compile_layers(model: CausalLM) -> None:

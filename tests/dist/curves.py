@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+
+from runformer.checkpoint import open_checkpoint
 
 
 def rows(output: Path) -> dict[int, dict[str, Any]]:
@@ -33,5 +34,5 @@ def assert_same_weights(output: Path, reference: Path, tolerance: float = 1e-5) 
 
 def newest_weights(output: Path) -> dict[str, torch.Tensor]:
     newest = max((output / "checkpoint").iterdir())
-    (file,) = newest.glob("*-model-*.safetensors")
-    return load_file(file)
+    checkpoint = open_checkpoint(newest)
+    return {name: checkpoint[name] for name in checkpoint if not name.startswith("exp_avg")}

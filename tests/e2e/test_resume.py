@@ -125,11 +125,43 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_named(tiny: TinyTask) ->
     assert "resuming after step 9" in resumed.stdout
 
 
-def test_another_batch_size_is_refused(tiny: TinyTask) -> None:
-    assert tiny.run("--epochs", "1").returncode == 0
-    resumed = tiny.run("--epochs", "2", "--resume_training", "True", "--batch_size", "4")
-    assert resumed.returncode == 1
-    assert "global batch of 2 samples, this run has 4" in resumed.stderr
+def test_another_batch_size_takes_up_the_next_sample(tiny: TinyTask) -> None:
+    """After 16 of 20 rows, by 2: by 4 that are 4 steps of 5. Numbers of steps go on; nothing is seen twice."""
+    keep = "--callbacks.1.keep_checkpoint_max", "30"
+    assert tiny.run("--epochs", "2", *keep).returncode == 0
+    for step in (9, 12, 15, 18, 20):
+        shutil.rmtree(tiny.folder / f"output/checkpoint/iteration_{step:08}")
+    resumed = tiny.run("--epochs", "2", "--resume_training", "True", "--batch_size", "4", *keep)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "the global batch was 2 samples and is 4: 6 steps count as 3 for epochs" in resumed.stdout
+    rows = tiny.rows()
+    assert [row["step"] for row in rows[6:13]] == list(range(7, 14))
+    assert [row["epoch"] for row in rows[6:13]] == [1, 1, 2, 2, 2, 2, 2]
+    assert [row["tokens"] for row in rows[6:13]] == [64] * 7
+    again = tiny.run("--epochs", "2", "--resume_training", "True", "--batch_size", "4", *keep)
+    assert "nothing left to do: step 13 of 13" in again.stdout
+    rows_of = dict(zip(range(7, 14), rows[6:13], strict=True))
+    whole = tiny.run("--epochs", "2", "--batch_size", "4", "--output_dir", "whole")
+    assert whole.returncode == 0
+    for row in tiny.rows("whole")[3:]:
+        assert rows_of[row["step"] + 3]["lr"] == row["lr"]
+
+
+@pytest.mark.parametrize(("asked", "skipped"), [(("--ignore_data_skip", "True"), 0), (("--data_skip_steps", "3"), 3)])
+def test_other_rows_to_go_on_with(tiny: TinyTask, asked: tuple[str, ...], skipped: int) -> None:
+    """Without dropout a step hangs on its weights and rows only: those of an evaluation tell which rows they were."""
+    frozen = ("--lr_schedule.learning_rate", "0.0", "--lr_schedule.lr_end", "0.0", "--optimizer.weight_decay", "0.0")
+    assert tiny.run("--epochs", "2", *frozen).returncode == 0
+    losses = [row["loss"] for row in tiny.rows()]
+    shutil.rmtree(tiny.folder / "output/checkpoint/iteration_00000020")
+    shutil.rmtree(tiny.folder / "output/checkpoint/iteration_00000018")
+    resumed = tiny.run("--epochs", "2", *frozen, "--resume_training", "True", *asked)
+    assert resumed.returncode == 0, resumed.stderr
+    assert [row["loss"] for row in tiny.rows()[15:]] == losses[skipped : skipped + 5]
+    shutil.rmtree(tiny.folder / "output/checkpoint/iteration_00000020")
+    again = tiny.run("--epochs", "2", *frozen, "--resume_training", "True")
+    assert again.returncode == 0, again.stderr
+    assert [row["loss"] for row in tiny.rows()[15:]] == losses[skipped : skipped + 5], "the next row stays the next"
 
 
 def test_a_new_run_sets_the_earlier_one_aside(tiny: TinyTask) -> None:

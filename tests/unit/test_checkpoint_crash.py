@@ -20,9 +20,9 @@ import pytest
 import torch
 from checkpoint_states import assert_intact, state
 
-from runformer.checkpoint import CheckpointStore
+from runformer.checkpoint import CheckpointStore, Keep, complete_checkpoints
 
-OURS = ("checkpoint/layout.py", "checkpoint/store.py", "checkpoint/tensor_file.py")
+OURS = ("checkpoint/layout.py", "checkpoint/store.py", "checkpoint/share.py", "checkpoint/writer.py")
 LARGE = 200_000  # rows of the tensors that the random kills hit in the middle
 
 
@@ -58,7 +58,7 @@ def at_line(number: int, action: Callable[[], None], files: tuple[str, ...] = OU
 
 def lines_of_a_save(root: Path, second: int, files: tuple[str, ...] = OURS) -> range:
     """The lines of saving ``second`` after step 1, by number."""
-    checkpoints = CheckpointStore(root, "tiny", keep=1)
+    checkpoints = CheckpointStore(root, "tiny", Keep(1))
     checkpoints.save(state(1))
     with at_line(-1, lambda: None, files) as count:
         checkpoints.save(state(second))
@@ -78,12 +78,12 @@ def test_an_interrupt_at_any_line_leaves_a_whole_checkpoint(folder: Path, second
         raise KeyboardInterrupt
 
     for number in lines_of_a_save(folder / "count", second):
-        checkpoints = CheckpointStore(folder / str(number), "tiny", keep=1)
+        checkpoints = CheckpointStore(folder / str(number), "tiny", Keep(1))
         checkpoints.save(state(1))
         with pytest.raises(KeyboardInterrupt), at_line(number, interrupt):
             checkpoints.save(state(second))
         assert assert_intact(checkpoints.root) in {1, second}
-        assert not checkpoints.list().popitem()[1].name.startswith(".")
+        assert not complete_checkpoints(checkpoints.root).popitem()[1].name.startswith(".")
         assert_next_save_tidies_up(checkpoints)
 
 
@@ -91,7 +91,7 @@ def test_an_interrupt_at_any_line_leaves_a_whole_checkpoint(folder: Path, second
 def test_a_kill_at_any_line_leaves_a_whole_checkpoint(folder: Path, second: int) -> None:
     files = (*OURS, "shutil.py")  # half-removed directories too
     for number in lines_of_a_save(folder / "count", second, files)[::2]:
-        checkpoints = CheckpointStore(folder / str(number), "tiny", keep=1)
+        checkpoints = CheckpointStore(folder / str(number), "tiny", Keep(1))
         checkpoints.save(state(1))
         if (child := os.fork()) == 0:
             with at_line(number, lambda: os.kill(os.getpid(), signal.SIGKILL), files):
@@ -105,7 +105,7 @@ def test_a_kill_at_any_line_leaves_a_whole_checkpoint(folder: Path, second: int)
 @pytest.mark.parametrize("kills", [30, pytest.param(200, marks=pytest.mark.slow)])
 def test_kills_at_random_moments_never_lose_a_finished_checkpoint(folder: Path, kills: int) -> None:
     chance = random.Random(20260711)
-    checkpoints = CheckpointStore(folder, "tiny", keep=2)
+    checkpoints = CheckpointStore(folder, "tiny", Keep(2))
     checkpoints.save(state(1, LARGE))
     step, torn = 1, 0
     for _ in range(kills):

@@ -18,10 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from runformer.checkpoint import CheckpointStore, TrainingState, newest_intact, open_checkpoint, store
+from runformer.checkpoint import CheckpointStore, Keep, TrainingState, WeightSource, find_resume, open_checkpoint, share
 from runformer.checkpoint.tensor_file import TensorFile
+from runformer.config.task import LoadOptions, ModelOptions
 from runformer.errors import CheckpointError
+from runformer.models.part import Box
 
+OPTIONS = ModelOptions(512, 112, 144, 2, 14, 2, 8, 64)
 MODEL = "tiny-model-0000000-0000001.safetensors"
 FILES = ("metadata.json", "common.json", MODEL, "tiny-opt-0000000-0000001.safetensors")
 
@@ -30,8 +33,8 @@ FILES = ("metadata.json", "common.json", MODEL, "tiny-opt-0000000-0000001.safete
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with chunks of 64 bytes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, "CHUNK_BYTES", 64)
-        return CheckpointStore(tmp_path_factory.mktemp("whole"), "tiny", 1).save(state(8))
+        patch.setattr(share, "CHUNK_BYTES", 64)
+        return CheckpointStore(tmp_path_factory.mktemp("whole"), "tiny", Keep(1)).save(state(8))
 
 
 def read_all(path: Path) -> None:
@@ -111,7 +114,7 @@ def test_a_missing_file_is_named(whole: Path, name: str) -> None:
 
 
 def test_a_file_of_another_checkpoint_is_found(whole: Path, tmp_path: Path) -> None:
-    other = CheckpointStore(tmp_path, "tiny", 1).save(state(9))
+    other = CheckpointStore(tmp_path, "tiny", Keep(1)).save(state(9))
     for name in FILES[1:]:
         copy = changed_copy(whole, lambda file: shutil.copy(other / file.name, file), name)
         assert name in message_of_reading(copy)
@@ -155,9 +158,9 @@ SLICE = ("tensors", "b", "slices", 0)
         (edited(*SLICE, "file", value="../escape"), "'../escape', which is not listed"),
         (edited(*SLICE, "bytes", value=[0, 1 << 50]), "bytes 0 to 1125899906842624 are not in"),
         (edited(*SLICE, "bytes", value=[8, 4]), "bytes 8 to 4"),
-        (edited(*SLICE, "offset", value=[1]), "its slice is not whole"),
-        (edited("tensors", "b", "slices", value=[]), "cut into 0 slices"),
-        (edited("tensors", "b", "shape", value=[1 << 40]), "its slice is not whole"),
+        (edited(*SLICE, "offset", value=[1]), r"a slice of \(3,\) at \(1,\) is not in \(3,\)"),
+        (edited("tensors", "b", "slices", value=[]), "its slices hold 0 of 3 elements"),
+        (edited("tensors", "b", "shape", value=[1 << 40]), "its slices hold 3 of 1099511627776 elements"),
         (edited("tensors", "b", "dtype", value="F64"), r"6 bytes for \(3,\)"),
         (edited("tensors", "b", "dtype", value="C64"), "C64"),
         (edited("tensors", value=[]), "not a valid manifest"),
@@ -187,33 +190,44 @@ def test_any_manifest_is_read_or_refused(whole: Path, change: dict[str, Any]) ->
 
 
 def test_the_newest_intact_one_is_taken_and_the_damaged_are_named(tmp_path: Path) -> None:
-    checkpoints = CheckpointStore(tmp_path, "tiny", 5)
+    checkpoints = CheckpointStore(tmp_path, "tiny", Keep(5))
     for step in (1, 2, 3):
         checkpoints.save(state(step))
     os.truncate(tmp_path / "iteration_00000003" / MODEL, 100)
     (tmp_path / "iteration_00000002" / "metadata.json").write_text("{")
-    checkpoint, problems = newest_intact(tmp_path)
-    assert checkpoint.common["step"] == 1
-    assert len(problems) == 2
-    assert "iteration_00000003" in problems[0]
-    assert "iteration_00000002" in problems[1]
+    source = read_newest(tmp_path)
+    assert source.common == {"step": 1, "samples": 4}
+    assert len(source.notices) == 2
+    assert "iteration_00000003" in source.notices[0]
+    assert "iteration_00000002" in source.notices[1]
+
+
+def read_newest(root: Path) -> WeightSource:
+    """The newest checkpoint of which all can be read."""
+
+    def take(source: WeightSource) -> WeightSource:
+        assert all(source.tensors[name] is not None for name in source.tensors)
+        return source
+
+    return find_resume(LoadOptions(), root, OPTIONS, take)
 
 
 def test_all_damaged_or_none_at_all(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="there is no checkpoint here"):
-        newest_intact(tmp_path / "nothing")
-    CheckpointStore(tmp_path, "tiny", 5).save(state(1))
-    (tmp_path / "iteration_00000001" / "common.json").unlink()
+    with pytest.raises(CheckpointError, match="there is no such file or folder"):
+        read_newest(tmp_path / "nothing")
+    for step in (1, 2):
+        CheckpointStore(tmp_path, "tiny", Keep(5)).save(state(step))
+        (tmp_path / f"iteration_0000000{step}" / "common.json").unlink()
     with pytest.raises(CheckpointError, match=r"(?s)no checkpoint is intact:.*common\.json: cannot be read"):
-        newest_intact(tmp_path)
+        read_newest(tmp_path)
 
 
 def test_a_checkpoint_that_stepped_aside_counts_until_its_place_is_taken(tmp_path: Path) -> None:
-    checkpoints = CheckpointStore(tmp_path, "tiny", 5)
+    checkpoints = CheckpointStore(tmp_path, "tiny", Keep(5))
     checkpoints.save(state(8)).rename(tmp_path / f".iteration_00000008.old-{DEAD}")
     assert assert_intact(tmp_path) == 8
     with pytest.raises(CheckpointError):
-        checkpoints.save(TrainingState({"z": torch.zeros(1, dtype=torch.complex64)}, {}, {"step": 9}))
+        checkpoints.save(TrainingState.whole({"z": torch.zeros(1, dtype=torch.complex64)}, {}, {"step": 9}))
     assert assert_intact(tmp_path) == 8
     checkpoints.save(state(9))
     checkpoints.save(state(8))
@@ -233,7 +247,7 @@ def read_file(path: Path) -> None:
     with contextlib.suppress(CheckpointError):
         file = TensorFile(path)
         for name in file.names:
-            assert file.tensor(name).shape == torch.Size(file.shape(name))
+            assert file.read(name, Box.of(file.shape(name))).shape == torch.Size(file.shape(name))
 
 
 @settings(max_examples=200, deadline=None)
@@ -262,5 +276,5 @@ def test_a_type_that_cannot_be_trained_from_is_named(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     save_file({"a": torch.zeros(4).to(torch.float8_e4m3fn)}, file)
     with pytest.raises(CheckpointError, match=r"the tensor a has the type F8_E4M3, which cannot be read") as error:
-        TensorFile(file).tensor("a")
+        TensorFile(file).read("a", Box.of((2, 3)))
     assert "quantised" in str(error.value)

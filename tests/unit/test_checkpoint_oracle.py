@@ -11,11 +11,13 @@ from torch import Tensor
 
 from runformer.checkpoint import (
     CheckpointStore,
+    Keep,
     TrainingState,
+    as_it_is,
     find_resume,
     find_weights,
     load_weights,
-    newest_intact,
+    open_checkpoint,
 )
 from runformer.config.task import LoadOptions, LoraOptions, ModelOptions, Precision
 from runformer.models.build import build_model
@@ -38,7 +40,7 @@ def empty(options: ModelOptions, lora: LoraOptions | None = None) -> dict[str, T
 def loaded(path: Path, options: ModelOptions, lora: LoraOptions | None = None) -> dict[str, Tensor]:
     """Load ``path`` whole: every parameter is filled and nothing is left over."""
     tensors = empty(options, lora)
-    source = find_weights(LoadOptions(path), options)
+    source = find_weights(LoadOptions(path), options, as_it_is)
     report = load_weights(source, tensors, tied=options.tie_embeddings)
     assert (report.loaded, report.fresh_adapters, report.unexpected) == (len(tensors), (), ())
     return tensors
@@ -75,7 +77,7 @@ def test_adapters_equal_those_of_peft(oracle_dir: Path, llama: ModelOptions) -> 
     "place", ["", "checkpoint", "checkpoint/rank_0", "checkpoint/rank_0/tiny_rank_0-1_16.safetensors"]
 )
 def test_resuming_from_mindformers_own_checkpoint(oracle_dir: Path, llama: ModelOptions, place: str) -> None:
-    source = find_resume(LoadOptions(oracle_dir / "llama_resume" / place), Path("output"), llama)
+    source = find_resume(LoadOptions(oracle_dir / "llama_resume" / place), Path("output"), llama, as_it_is)
     assert source.common == {"step": 16, "global_batch_size": 4, "loss_scale": {"scale": 1.0, "good_steps": 0}}
     raw = load_file(oracle_dir / "llama_resume" / "checkpoint" / "rank_0" / "tiny_rank_0-1_16.safetensors")
     for name, parameter in empty(llama).items():
@@ -88,13 +90,13 @@ def test_resuming_from_mindformers_own_checkpoint(oracle_dir: Path, llama: Model
 
 
 def test_their_checkpoint_becomes_ours_bit_for_bit(oracle_dir: Path, llama: ModelOptions, tmp_path: Path) -> None:
-    theirs = find_resume(LoadOptions(oracle_dir / "llama_resume"), tmp_path, llama)
+    theirs = find_resume(LoadOptions(oracle_dir / "llama_resume"), tmp_path, llama, as_it_is)
     assert theirs.common is not None
     tensors = empty(llama)
     load_weights(theirs, tensors, tied=False)
     moments = {name: theirs.tensors[name] for name in theirs.tensors if name.startswith("exp_avg")}
     assert len(moments) == 2 * len(tensors)
-    CheckpointStore(tmp_path, "tiny", 1).save(TrainingState(tensors, moments, theirs.common))
-    ours, _ = newest_intact(tmp_path)
+    CheckpointStore(tmp_path, "tiny", Keep(1)).save(TrainingState.whole(tensors, moments, theirs.common))
+    ours = open_checkpoint(tmp_path / "iteration_00000016")
     assert ours.common == theirs.common
     assert_same(dict(ours), tensors | moments)

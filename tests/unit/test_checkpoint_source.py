@@ -18,8 +18,11 @@ from torch import Tensor
 
 from runformer.checkpoint import (
     CheckpointStore,
+    Keep,
     LoadReport,
     TrainingState,
+    WeightSource,
+    as_it_is,
     find_resume,
     find_weights,
     load_weights,
@@ -57,8 +60,8 @@ def parameters(seed: int | None, options: ModelOptions = OPTIONS, lora: LoraOpti
 
 
 def load(path: Path, into: dict[str, Tensor], options: ModelOptions = OPTIONS, name: str | None = None) -> LoadReport:
-    source = find_weights(LoadOptions(path, resume_name=name), options)
-    return load_weights(source, into, tied=options.tie_embeddings)
+    take = lambda source: load_weights(source, into, tied=options.tie_embeddings)  # noqa: E731
+    return find_weights(LoadOptions(path, resume_name=name), options, take)
 
 
 def assert_same(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -83,7 +86,7 @@ def write_sharded(folder: Path, tensors: dict[str, Tensor]) -> None:
 
 def write_ours(root: Path, steps: list[int]) -> None:
     for step in steps:
-        CheckpointStore(root, "tiny", 5).save(TrainingState(parameters(step), {}, {"step": step}))
+        CheckpointStore(root, "tiny", Keep(5)).save(TrainingState.whole(parameters(step), {}, {"step": step}))
 
 
 def write_mindformers(folder: Path, file: str, step: int, **scalars: Tensor) -> Path:
@@ -119,8 +122,15 @@ def test_our_checkpoints_from_every_folder_around_them(tmp_path: Path) -> None:
 def test_a_damaged_newest_checkpoint_is_passed_over_and_named(tmp_path: Path) -> None:
     write_ours(tmp_path, [8, 16])
     os.truncate(tmp_path / "iteration_00000016" / "tiny-model-0000000-0000001.safetensors", 300)
-    source = find_resume(LoadOptions(), tmp_path, OPTIONS)
+    loaded = parameters(None)
+
+    def take(source: WeightSource) -> WeightSource:
+        load_weights(source, loaded, tied=False)
+        return source
+
+    source = find_resume(LoadOptions(), tmp_path, OPTIONS, take)
     assert source.common == {"step": 8}
+    assert_same(loaded, parameters(8))
     assert len(source.notices) == 1
     assert "iteration_00000016" in source.notices[0]
 
@@ -132,7 +142,7 @@ def test_mindformers_folders_by_the_step_inside_the_files(tmp_path: Path) -> Non
     (folder / "meta.json").write_text(json.dumps({"last_step": 16, "last_ckpt_file": "tiny_rank_0-1_16.safetensors"}))
     (folder / "broken.safetensors").write_bytes(b"torn")
     for path in (tmp_path / "output", folder.parent, folder):
-        source = find_weights(LoadOptions(path), OPTIONS)
+        source = find_weights(LoadOptions(path), OPTIONS, as_it_is)
         assert source.path == folder / "tiny_rank_0_1-1_4.safetensors"
         assert source.common == {"step": 20}
         assert "broken.safetensors" in source.notices[0]
@@ -146,7 +156,7 @@ def test_mindformers_moments_and_scalars(tmp_path: Path) -> None:
         "last_overflow_iterator_step": torch.tensor(6),
     }
     write_mindformers(tmp_path / "rank_0", "tiny_rank_0-1_16.safetensors", 16, **scalars)
-    source = find_resume(LoadOptions(tmp_path), tmp_path / "output", OPTIONS)
+    source = find_resume(LoadOptions(tmp_path), tmp_path / "output", OPTIONS, as_it_is)
     assert source.common == {"step": 16, "global_batch_size": 4, "loss_scale": {"scale": 512.0, "good_steps": 10}}
     loaded = parameters(None)
     assert load_weights(source, loaded, tied=False) == LoadReport(len(loaded), (), ())
@@ -160,7 +170,7 @@ def test_a_checkpoint_by_its_name(tmp_path: Path, name: str) -> None:
     write_ours(tmp_path / "checkpoint", [8, 24])
     write_mindformers(tmp_path / "checkpoint" / "rank_0", "tiny_rank_0-1_16.safetensors", 16)
     write_mindformers(tmp_path / "checkpoint" / "rank_0", "tiny_rank_0-1_32.safetensors", 32)
-    source = find_resume(LoadOptions(None, resume_name=name), tmp_path, OPTIONS)
+    source = find_resume(LoadOptions(None, resume_name=name), tmp_path, OPTIONS, as_it_is)
     assert source.path.name == name
     assert source.common is not None
     loaded = parameters(None)
@@ -172,14 +182,14 @@ def test_a_name_that_is_not_there_tells_those_that_are(tmp_path: Path) -> None:
     write_ours(tmp_path / "checkpoint", [8])
     for name in ("iteration_00000099", "../checkpoint/iteration_00000008"):
         with pytest.raises(CheckpointError, match=name) as error:
-            find_resume(LoadOptions(None, resume_name=name), tmp_path, OPTIONS)
+            find_resume(LoadOptions(None, resume_name=name), tmp_path, OPTIONS, as_it_is)
         assert error.value.hint == "these are: iteration_00000008"
 
 
 def test_resuming_from_weights_alone_is_refused(tmp_path: Path) -> None:
     save_file(parameters(1), tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match="no training state to resume from"):
-        find_resume(LoadOptions(tmp_path), tmp_path / "output", OPTIONS)
+        find_resume(LoadOptions(tmp_path), tmp_path / "output", OPTIONS, as_it_is)
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".bin", ".pt", ".pth", ".gguf"])
@@ -188,7 +198,7 @@ def test_other_formats_are_refused_with_a_way_out(tmp_path: Path, suffix: str) -
     file.write_bytes(b"anything")
     for path in (file, tmp_path):
         with pytest.raises(CheckpointError, match=f"pytorch_model{suffix}") as error:
-            find_weights(LoadOptions(path), OPTIONS)
+            find_weights(LoadOptions(path), OPTIONS, as_it_is)
         assert error.value.hint is not None
 
 
@@ -203,7 +213,7 @@ def test_what_is_no_source_is_named(tmp_path: Path) -> None:
         (tmp_path, "is not the name of a file beside it"),
     ):
         with pytest.raises(CheckpointError, match=complaint):
-            find_weights(LoadOptions(path), OPTIONS)
+            find_weights(LoadOptions(path), OPTIONS, as_it_is)
 
 
 @settings(max_examples=80, deadline=None)
@@ -212,33 +222,30 @@ def test_any_index_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, 
     folder = tmp_path_factory.mktemp("index")
     (folder / "model.safetensors.index.json").write_bytes(content)
     with pytest.raises(CheckpointError):
-        find_weights(LoadOptions(folder), OPTIONS)
+        find_weights(LoadOptions(folder), OPTIONS, as_it_is)
 
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     write_sharded(tmp_path / "shards", parameters(1))
     (tmp_path / "shards" / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"model-00002-of-00002\.safetensors: there is no such file"):
-        find_weights(LoadOptions(tmp_path / "shards"), OPTIONS)
+        find_weights(LoadOptions(tmp_path / "shards"), OPTIONS, as_it_is)
 
 
-def test_several_ranks_and_several_sets_are_refused(tmp_path: Path) -> None:
+def test_our_checkpoints_come_before_those_of_ranks(tmp_path: Path) -> None:
     for rank in range(2):
         write_mindformers(tmp_path / f"rank_{rank}", f"tiny_rank_{rank}-1_16.safetensors", 16)
-    with pytest.raises(CheckpointError, match=r"a checkpoint of 2 ranks, .* and this run has 1"):
-        find_weights(LoadOptions(tmp_path), OPTIONS)
-    with pytest.raises(CheckpointError, match=r"a checkpoint of 2 ranks, .* and this run has 1"):
-        find_weights(LoadOptions(tmp_path / "rank_0"), OPTIONS)
-    for rank in range(2):
-        own = find_weights(LoadOptions(tmp_path, rank=rank, world_size=2), OPTIONS)
-        assert own.path.is_relative_to(tmp_path / f"rank_{rank}")
+    assert find_weights(LoadOptions(tmp_path), OPTIONS, as_it_is).common == {"step": 16}
     write_ours(tmp_path, [3])
-    assert find_weights(LoadOptions(tmp_path), OPTIONS).common is not None, "ours comes first, and is whole"
+    assert find_weights(LoadOptions(tmp_path), OPTIONS, as_it_is).common == {"step": 3}
+
+
+def test_several_sets_are_refused(tmp_path: Path) -> None:
     (tmp_path / "two").mkdir()
     for name in ("a", "b"):
         save_file(parameters(1), tmp_path / "two" / f"{name}.safetensors")
     with pytest.raises(CheckpointError, match=r"two/b\.safetensors: the tensor .* is also in .*two/a\.safetensors"):
-        find_weights(LoadOptions(tmp_path / "two"), OPTIONS)
+        find_weights(LoadOptions(tmp_path / "two"), OPTIONS, as_it_is)
 
 
 def fuse(tensors: dict[str, Tensor], options: ModelOptions) -> dict[str, Tensor]:
@@ -288,7 +295,7 @@ def test_loading_keeps_little_of_the_file_in_memory(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(tensor_file, "REMAP_BYTES", 1 << 20)
     sizes = {f"layer.{number}": torch.ones(1 << 18) for number in range(64)}  # 64 MiB in all
     save_file(sizes, tmp_path / "model.safetensors")
-    source = find_weights(LoadOptions(tmp_path), OPTIONS)
+    source = find_weights(LoadOptions(tmp_path), OPTIONS, as_it_is)
     before, peak = psutil.Process().memory_info().rss, 0
     for name in source.tensors:
         assert source.tensors[name].sum() == 1 << 18
@@ -388,5 +395,5 @@ def test_quantised_weights_are_refused(tmp_path: Path) -> None:
     weights = parameters(1)
     weights["lm_head.weight"] = torch.ones(20, 8, dtype=torch.int8)
     save_file(weights, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"lm_head.weight\): the tensor is of torch.int8"):
+    with pytest.raises(CheckpointError, match=r"lm_head.weight\): the tensor lm_head.weight is of type I8"):
         load(tmp_path, parameters(None))

@@ -19,7 +19,17 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from runformer.checkpoint import CheckpointStore, TrainingState, open_checkpoint, store
+from runformer.checkpoint import (
+    CheckpointStore,
+    Keep,
+    TrainingState,
+    complete_checkpoints,
+    newest_checkpoint,
+    open_checkpoint,
+    share,
+    store,
+    writer,
+)
 from runformer.errors import CheckpointError, ConfigError
 
 DTYPES = [
@@ -53,8 +63,8 @@ def tensors(draw: st.DrawFn) -> torch.Tensor:
 def test_tensors_come_back_bit_for_bit(tmp_path_factory: pytest.TempPathFactory, model: Any, chunk_bytes: int) -> None:
     root = tmp_path_factory.mktemp("round")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, "CHUNK_BYTES", chunk_bytes)
-        path = CheckpointStore(root, "tiny", 1).save(TrainingState(model, {}, {"step": 1}))
+        patch.setattr(share, "CHUNK_BYTES", chunk_bytes)
+        path = CheckpointStore(root, "tiny", Keep(1)).save(TrainingState.whole(model, {}, {"step": 1}))
     checkpoint = open_checkpoint(path)
     plain = load_file(path / "tiny-model-0000000-0000001.safetensors")
     assert set(checkpoint) == set(plain) == set(model)
@@ -67,7 +77,7 @@ def test_tensors_come_back_bit_for_bit(tmp_path_factory: pytest.TempPathFactory,
 
 
 def test_the_files_are_those_that_the_design_names(tmp_path: Path) -> None:
-    path = CheckpointStore(tmp_path / "output" / "checkpoint", "qwen", 3).save(state(120))
+    path = CheckpointStore(tmp_path / "output" / "checkpoint", "qwen", Keep(3)).save(state(120))
     assert path.name == "iteration_00000120"
     assert sorted(file.name for file in path.iterdir()) == [
         "common.json",
@@ -95,7 +105,7 @@ def test_everything_is_on_the_disk_before_the_rename_and_the_rename_before_the_e
 
     monkeypatch.setattr(os, "fsync", noting_fsync)
     monkeypatch.setattr(Path, "rename", noting_rename)
-    path = CheckpointStore(tmp_path, "tiny", 1).save(state(8))
+    path = CheckpointStore(tmp_path, "tiny", Keep(1)).save(state(8))
     commit = done.index("rename")
     assert sorted(done[: commit - 1]) == sorted(file.name for file in path.iterdir())
     assert done[commit - 1].startswith(".iteration_00000008.tmp-")
@@ -104,31 +114,31 @@ def test_everything_is_on_the_disk_before_the_rename_and_the_rename_before_the_e
 
 def test_common_comes_back(tmp_path: Path) -> None:
     common = {"step": 7, "loss_scale": {"scale": 65536.0}, "learning_rate": 0.1 + 0.2, "text": "é\n", "none": None}
-    path = CheckpointStore(tmp_path, "tiny", 1).save(TrainingState({}, {}, common))
+    path = CheckpointStore(tmp_path, "tiny", Keep(1)).save(TrainingState.whole({}, {}, common))
     assert open_checkpoint(path).common == common
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
-    checkpoints = CheckpointStore(tmp_path, "tiny", keep=2)
+    checkpoints = CheckpointStore(tmp_path, "tiny", Keep(2))
     for step in (8, 16, 24, 32):
         checkpoints.save(state(step))
-    assert list(checkpoints.list()) == [24, 32]
-    assert checkpoints.newest() == tmp_path / "iteration_00000032"
+    assert list(complete_checkpoints(checkpoints.root)) == [24, 32]
+    assert newest_checkpoint(checkpoints.root) == tmp_path / "iteration_00000032"
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["iteration_00000024", "iteration_00000032"]
 
 
 def test_pruning_spares_later_steps_of_another_run_and_what_was_just_saved(tmp_path: Path) -> None:
-    CheckpointStore(tmp_path, "tiny", 5).save(state(100))
-    checkpoints = CheckpointStore(tmp_path, "tiny", keep=1)
+    CheckpointStore(tmp_path, "tiny", Keep(5)).save(state(100))
+    checkpoints = CheckpointStore(tmp_path, "tiny", Keep(1))
     checkpoints.save(state(8))
     checkpoints.save(state(16))
-    assert list(checkpoints.list()) == [16, 100]
+    assert list(complete_checkpoints(checkpoints.root)) == [16, 100]
 
 
 def test_the_same_step_is_replaced(tmp_path: Path) -> None:
-    checkpoints = CheckpointStore(tmp_path, "old", keep=1)
-    checkpoints.save(TrainingState({"a": torch.zeros(2)}, {}, {"step": 8}))
-    CheckpointStore(tmp_path, "new", keep=1).save(state(8))
+    checkpoints = CheckpointStore(tmp_path, "old", Keep(1))
+    checkpoints.save(TrainingState.whole({"a": torch.zeros(2)}, {}, {"step": 8}))
+    CheckpointStore(tmp_path, "new", Keep(1)).save(state(8))
     assert assert_intact(tmp_path) == 8
     assert [entry.name for entry in tmp_path.iterdir()] == ["iteration_00000008"]
 
@@ -139,7 +149,7 @@ def test_an_old_checkpoint_that_cannot_be_removed_is_logged(
     def refuse(_: Path) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    checkpoints = CheckpointStore(tmp_path, "tiny", keep=1)
+    checkpoints = CheckpointStore(tmp_path, "tiny", Keep(1))
     checkpoints.save(state(1))
     monkeypatch.setattr(store, "remove_directory", refuse)
     with caplog.at_level(logging.WARNING):
@@ -151,19 +161,19 @@ def test_an_old_checkpoint_that_cannot_be_removed_is_logged(
 @pytest.mark.parametrize(("prefix", "keep"), [("a/b", 1), ("..", 1), ("", 1), ("tiny", 0)])
 def test_settings_that_cannot_work_are_refused(tmp_path: Path, prefix: str, keep: int) -> None:
     with pytest.raises(ConfigError, match="CheckpointMonitor"):
-        CheckpointStore(tmp_path, prefix, keep)
+        CheckpointStore(tmp_path, prefix, Keep(keep))
 
 
 def test_a_tensor_that_no_file_can_hold_is_refused(tmp_path: Path) -> None:
-    checkpoints = CheckpointStore(tmp_path, "tiny", keep=1)
+    checkpoints = CheckpointStore(tmp_path, "tiny", Keep(1))
     checkpoints.save(state(1))
     with pytest.raises(CheckpointError, match=r"the tensor z has the type torch\.complex64"):
-        checkpoints.save(TrainingState({"z": torch.zeros(1, dtype=torch.complex64)}, {}, {"step": 2}))
+        checkpoints.save(TrainingState.whole({"z": torch.zeros(1, dtype=torch.complex64)}, {}, {"step": 2}))
     assert [entry.name for entry in tmp_path.iterdir()] == ["iteration_00000001"]
 
 
 def test_a_file_size_limit_leaves_the_older_checkpoint(tmp_path: Path) -> None:
-    checkpoints = CheckpointStore(tmp_path, "tiny", keep=1)
+    checkpoints = CheckpointStore(tmp_path, "tiny", Keep(1))
     checkpoints.save(state(1))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
@@ -191,7 +201,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
 
 def test_a_full_disk_leaves_the_older_checkpoint(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk:
-        checkpoints = CheckpointStore(disk, "tiny", keep=1)
+        checkpoints = CheckpointStore(disk, "tiny", Keep(1))
         checkpoints.save(state(1))
         with pytest.raises(
             CheckpointError, match=r"No space left on device; the newest checkpoint is still .*00000001"
@@ -204,7 +214,7 @@ def test_a_full_disk_leaves_the_older_checkpoint(tmp_path: Path) -> None:
 
 def test_a_read_only_disk_is_named(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk:
-        checkpoints = CheckpointStore(disk, "tiny", keep=1)
+        checkpoints = CheckpointStore(disk, "tiny", Keep(1))
         checkpoints.save(state(1))
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         with pytest.raises(CheckpointError, match="Read-only file system; the newest checkpoint is still"):
@@ -215,27 +225,22 @@ def test_a_read_only_disk_is_named(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "output").write_text("a file, where the output directory should be")
     with pytest.raises(CheckpointError, match="Not a directory; there is no older checkpoint"):
-        CheckpointStore(tmp_path / "output" / "checkpoint", "tiny", 1).save(state(1))
+        CheckpointStore(tmp_path / "output" / "checkpoint", "tiny", Keep(1)).save(state(1))
 
 
-def test_a_folder_that_vanishes_while_saving_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_vanishes_while_saving_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "checkpoint"
-    checkpoints = CheckpointStore(root, "tiny", keep=1)
-    vanish = TrainingState(VanishingTensors(root), {}, {"step": 1})
-    with pytest.raises(CheckpointError, match="No such file or directory; there is no older checkpoint"):
-        checkpoints.save(vanish)
+    checkpoints = CheckpointStore(root, "tiny", Keep(1))
+
+    def vanish(tensor: torch.Tensor) -> memoryview:
+        if root.is_dir():
+            root.rename(root.with_name("moved"))
+        return bytes_of(tensor)
+
+    bytes_of = writer._bytes_of
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "_bytes_of", vanish)
+        with pytest.raises(CheckpointError, match="No such file or directory; there is no older checkpoint"):
+            checkpoints.save(state(1))
     checkpoints.save(state(2))
     assert assert_intact(root) == 2
-
-
-class VanishingTensors(dict[str, torch.Tensor]):
-    """Tensors during whose writing someone moves the folder away."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(a=torch.zeros(3))
-        self._root = root
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        if self._root.is_dir():
-            self._root.rename(self._root.with_name("moved"))
-        return super().__getitem__(name)

@@ -152,10 +152,29 @@ def test_callbacks(tmp_path: Path) -> None:
     )
     task = load(tmp_path, MINIMAL + extra)
     assert task.train is not None
-    assert task.train.save == SaveOptions("q", 7, 5)
+    assert task.train.save == SaveOptions("q", 7, trained=True)
     assert task.train.loss_line == LossLineOptions(5, running_mean=True)
     assert "callbacks[2] ObsMonitor: it uploads to Huawei's cloud" in task.notices[-1]
-    assert train_of(tmp_path, "callbacks: [{type: CheckpointMonitor}]\n").save == SaveOptions("CKP", 1, 5)
+    assert train_of(tmp_path, "callbacks: [{type: CheckpointMonitor}]\n").save == SaveOptions()
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ("save_checkpoint_seconds: 600", SaveOptions(every_steps=None, every_seconds=600)),
+        ("save_checkpoint_seconds: 600, save_checkpoint_steps: 0", SaveOptions(every_steps=None, every_seconds=600)),
+        ("save_checkpoint_seconds: 600, save_checkpoint_steps: 5", SaveOptions(every_steps=5)),
+        ("save_checkpoint_seconds: 0", SaveOptions()),
+        ("save_checkpoint_steps: 0", SaveOptions(every_steps=None)),
+        ("keep_checkpoint_per_n_minutes: 30", SaveOptions(keep=None, keep_minutes=30)),
+        ("keep_checkpoint_per_n_minutes: 30, keep_checkpoint_max: 2", SaveOptions(keep=2)),
+        ("keep_checkpoint_max: 0", SaveOptions(keep=None)),
+        ("integrated_save: True, async_save: True", SaveOptions(whole=True, behind=True)),
+        ("save_network_params: True, remove_redundancy: True", SaveOptions(weights=True)),
+    ],
+)
+def test_when_and_how_checkpoints_are_written(tmp_path: Path, keys: str, expected: SaveOptions) -> None:
+    assert train_of(tmp_path, f"callbacks: [{{type: CheckpointMonitor, {keys}}}]\n").save == expected
 
 
 def test_data_options(tmp_path: Path) -> None:

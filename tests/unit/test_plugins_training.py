@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from saved_states import InMemory
 from torch import Tensor, nn
 
 from runformer import plugins
-from runformer.checkpoint import CheckpointStore, TrainingState, open_checkpoint
+from runformer.checkpoint import CheckpointStore, Keep, TrainingState, open_checkpoint
 from runformer.config.task import OptimizerOptions, PluginOptimizerOptions, PluginOptions, PluginScheduleOptions
 from runformer.errors import CheckpointError, ConfigError, TrainingError
 from runformer.plugins.facts import RunFacts, StepFacts
@@ -42,7 +43,7 @@ def learn(optimizer: NamedOptimizer, steps: range) -> None:
 def saved_and_back(optimizer: NamedOptimizer, folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """State and notes as they come back from the disk."""
     common = {"step": optimizer.updates, "optimizer": optimizer.notes()}
-    path = CheckpointStore(folder, "x", 3).save(TrainingState({}, optimizer.state(), common))
+    path = CheckpointStore(folder, "x", Keep(3)).save(TrainingState.whole({}, optimizer.state(), common))
     checkpoint = open_checkpoint(path)
     return {name: checkpoint[name] for name in checkpoint}, dict(checkpoint.common["optimizer"])
 
@@ -92,7 +93,7 @@ def test_state_of_every_sort_survives_the_disk_bit_for_bit(tmp_path: Path) -> No
     tensors, notes = saved_and_back(early, tmp_path)
     assert "m.1.weight" in tensors
     assert notes["groups"][0] == {"turns": 3, "smallest": pytest.approx(1e-3 / 3)}  # what has changed, no more
-    late.load_state(tensors, 3, notes)
+    late.load_state(InMemory(tensors), 3, notes)
     assert late.updates == 3
     assert late.notes() == early.notes()
     before = {name: tensor.clone() for name, tensor in tensors.items()}
@@ -114,7 +115,7 @@ def test_pytorchs_adamw_as_a_plugin_is_ours(tmp_path: Path) -> None:
     resumed.load_state_dict(theirs.state_dict())
     again = NamedPluginOptimizer(resumed, options, 0.0)
     tensors, notes = saved_and_back(plugin, tmp_path)
-    again.load_state(tensors, 2, notes)
+    again.load_state(InMemory(tensors), 2, notes)
     learn(again, range(2, 5))
     for one, other in zip(ours.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -139,7 +140,7 @@ def test_an_optimizer_without_state_is_resumed_too() -> None:
     plugins.optimizer("Plain")(torch.optim.SGD)
     optimizer = NamedPluginOptimizer(make_model(), PluginOptimizerOptions("Plain", {}), 0.1)
     learn(optimizer, range(2))
-    optimizer.load_state(optimizer.state(), 2, json.loads(json.dumps(optimizer.notes())))
+    optimizer.load_state(InMemory(optimizer.state()), 2, json.loads(json.dumps(optimizer.notes())))
     assert optimizer.updates == 2
 
 
@@ -149,17 +150,17 @@ def test_a_state_of_another_optimizer_or_model_is_refused() -> None:
     learn(odd, range(1))
     adamw = NamedAdamW(make_model(), OptimizerOptions())
     with pytest.raises(CheckpointError, match="a run with the optimizer Odd, this run has AdamW"):
-        adamw.load_state(odd.state(), 1, odd.notes())
+        adamw.load_state(InMemory(odd.state()), 1, odd.notes())
     with pytest.raises(CheckpointError, match="a run with the optimizer AdamW, this run has Odd"):
-        odd.load_state(adamw.state(), 1, adamw.notes())
+        odd.load_state(InMemory(adamw.state()), 1, adamw.notes())
     numbers = {
         key: {n: v for n, v in values.items() if n != "1.bias"} for key, values in odd.notes()["numbers"].items()
     }
     tensors = {name: tensor for name, tensor in odd.state().items() if not name.endswith("1.bias")}
     with pytest.raises(CheckpointError, match=r"optimizer state of 1.bias: missing"):
-        odd.load_state(tensors, 1, {**odd.notes(), "numbers": numbers})
+        odd.load_state(InMemory(tensors), 1, {**odd.notes(), "numbers": numbers})
     with pytest.raises(CheckpointError, match="1 parameter groups in the checkpoint, 2 in the run"):
-        odd.load_state(odd.state(), 1, {**odd.notes(), "groups": [{}]})
+        odd.load_state(InMemory(odd.state()), 1, {**odd.notes(), "groups": [{}]})
 
 
 def failing(*_: Any, **__: Any) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from saved_states import InMemory
 from torch import Tensor, nn
 
 from runformer.config.task import OptimizerOptions
@@ -61,7 +62,8 @@ def test_state_taken_up_goes_on_bit_for_bit() -> None:
         make_gradients(first, step)
         optimizers[1].update(rates(step))
     second.load_state_dict(first.state_dict())
-    optimizers[2].load_state({k: v.clone() for k, v in optimizers[1].state().items()}, optimizers[1].updates)
+    state = InMemory({k: v.clone() for k, v in optimizers[1].state().items()})
+    optimizers[2].load_state(state, optimizers[1].updates)
     for step in range(3, 6):
         make_gradients(second, step)
         optimizers[2].update(rates(step))
@@ -92,7 +94,7 @@ def test_a_moment_that_does_not_fit_is_named(change: str, words: str) -> None:
         state["exp_avg_sq.1.weight"] = torch.zeros(2, 3)
     other = NamedAdamW(make_model(), OPTIONS)
     with pytest.raises(CheckpointError, match=rf"exp_avg_sq\.1\.weight.*{words}"):
-        other.load_state(state, 1)
+        other.load_state(InMemory(state), 1)
     assert other.state() == {}, "a state that does not fit is not taken up in part"
 
 

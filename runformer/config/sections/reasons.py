@@ -9,6 +9,7 @@ RECOMPUTE = (
 )
 MONITOR = "every figure of a step goes to training.jsonl"
 CHECKPOINT = "checkpoints here are safetensors files that describe themselves"
+RESPLIT = "every process reads what it needs of any layout by itself"
 STRATEGY = "checkpoints here need no strategy files"
 CLOUD = "a service of Huawei's cloud"
 MOE = "this model has no experts"

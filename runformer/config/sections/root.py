@@ -26,7 +26,7 @@ from runformer.config.sections.reasons import (
     PARALLEL,
     PROFILER,
     RECOMPUTE,
-    STRATEGY,
+    RESPLIT,
     VISION,
 )
 from runformer.config.sections.training import (
@@ -109,12 +109,18 @@ class Config:
     eval_callbacks: Any = no_effect(ALWAYS, "What happens during evaluation.", modes=_EVAL)
     load_ckpt_format: str | None = no_effect(CHECKPOINT, "Format of the weights to load.")
     load_ckpt_async: bool | None = no_effect(CHECKPOINT, "Whether weights load in the background.")
-    auto_trans_ckpt: bool | None = no_effect(CHECKPOINT, "Whether weights are re-split on loading.")
-    transform_process_num: int | None = no_effect(
-        CHECKPOINT, "Processes that re-split weights.", accepted=(1,), least=1
+    auto_trans_ckpt: bool | None = no_effect(RESPLIT, "Whether weights are re-split on loading.")
+    transform_process_num: int | None = no_effect(RESPLIT, "Processes that re-split weights.", accepted=(1,), least=1)
+    transform_by_rank: bool | None = no_effect(RESPLIT, "Whether each device re-splits its own weights.")
+    src_strategy_path_or_dir: str | None = sets(
+        "load.strategy", "MindSpore's strategy files: how the weights to load are split over ranks."
     )
-    transform_by_rank: bool | None = no_effect(CHECKPOINT, "Whether each device re-splits its own weights.")
-    src_strategy_path_or_dir: str | None = no_effect(STRATEGY, "How the weights to load are split.")
+    verify_checkpoint: str = sets(
+        "load.verify",
+        "Which chunks of a checkpoint are compared with their hashes when they are read: all, one in 16, or none.",
+        "full",
+        choices=("full", "sample", "none"),
+    )
     only_save_strategy: bool | None = sets(
         "only_save_strategy", "Whether only the strategy files are written: which rank holds which part of the model."
     )
@@ -122,8 +128,12 @@ class Config:
     balanced_load: bool | None = no_effect(PARALLEL, "Whether devices share reading of weights.")
     reshard_worker_num: int | None = no_effect(PARALLEL, "Processes that re-split weights.")
     use_legacy_format: bool | None = no_effect(CHECKPOINT, "Whether checkpoints have the former layout.")
-    ignore_data_skip: bool | None = refused("a resumed run goes on at the next row", "Whether it begins anew.")
-    data_skip_steps: int | None = refused("a resumed run goes on at the next row", "Batches to skip.")
+    ignore_data_skip: bool = sets(
+        "load.skip_steps", "Whether a resumed run begins with the first row again, not with the next one.", False
+    )
+    data_skip_steps: int | None = sets(
+        "load.skip_steps", "Batches that a resumed run skips, rather than those that were trained on.", least=0
+    )
     resume_by_last_timestamp_ckpt: bool | None = no_effect(CHECKPOINT, "Whether the newest file is taken.")
     use_graceful_exit: bool | None = no_effect(CHECKPOINT, "Whether a flag file stops the run.")
     use_checkpoint_health_monitor: bool | None = no_effect(MONITOR, "Whether healthy checkpoints are listed.")

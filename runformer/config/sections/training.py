@@ -15,7 +15,6 @@ from runformer.config.sections.reasons import (
     MOE,
     MONITOR,
     OTHER_OPTIMIZER,
-    PARALLEL,
     PLUGIN,
     PROFILER,
     VISION,
@@ -171,17 +170,35 @@ class CheckpointMonitor(Callback):
     """``CheckpointMonitor``: saving while training."""
 
     prefix: str = sets("train.save.prefix", "First part of the checkpoints' names.", "CKP")
-    save_checkpoint_steps: int = sets("train.save.every_steps", "Steps between checkpoints.", 1, least=1)
-    keep_checkpoint_max: int = sets("train.save.keep", "How many checkpoints are kept.", 5, least=1)
-    save_trainable_params: bool | None = no_effect(CHECKPOINT, "Whether trained weights are also written alone.")
+    save_checkpoint_steps: int | None = sets(
+        "train.save.every_steps", "Steps between checkpoints; 1 unless save_checkpoint_seconds is set.", least=0
+    )
+    keep_checkpoint_max: int | None = sets(
+        "train.save.keep",
+        "How many checkpoints are kept, 0: all; 5 unless keep_checkpoint_per_n_minutes is set.",
+        least=0,
+    )
+    save_trainable_params: bool = sets(
+        "train.save.trained", "Whether trained weights are also written alone, into checkpoint_trainable.", False
+    )
     directory: str | None = no_effect("checkpoints lie in output_dir", "Folder for checkpoints.")
-    save_checkpoint_seconds: int | None = no_effect("steps decide", "Seconds between checkpoints.")
-    keep_checkpoint_per_n_minutes: int | None = no_effect("steps decide", "Minutes between kept checkpoints.")
-    integrated_save: bool | None = no_effect(CHECKPOINT, "Whether split tensors are gathered.")
-    async_save: bool | None = no_effect(CHECKPOINT, "Whether files are written in the background.")
+    save_checkpoint_seconds: int | None = sets(
+        "train.save.every_seconds", "Seconds between checkpoints, where save_checkpoint_steps is not set.", least=0
+    )
+    keep_checkpoint_per_n_minutes: int | None = sets(
+        "train.save.keep_minutes", "Minutes between kept checkpoints, where keep_checkpoint_max is not set.", least=0
+    )
+    integrated_save: bool = sets(
+        "train.save.whole", "Whether rank 0 gathers tensors that are split over ranks, and writes all by itself.", False
+    )
+    async_save: bool = sets("train.save.behind", "Whether training goes on while files are written.", False)
     checkpoint_format: str | None = no_effect(CHECKPOINT, "Format of the files: ckpt or safetensors.")
-    save_network_params: bool | None = no_effect(CHECKPOINT, "Whether weights are also written by themselves.")
-    remove_redundancy: bool | None = no_effect(PARALLEL, "Whether copies on other devices are left out.")
+    save_network_params: bool = sets(
+        "train.save.weights", "Whether weights are also written by themselves, into checkpoint_network.", False
+    )
+    remove_redundancy: bool | None = no_effect(
+        "each element is written once", "Whether copies on other devices are left out."
+    )
     exception_save: bool | None = no_effect(CHECKPOINT, "Whether an error saves first.")
     use_checkpoint_health_monitor: bool | None = no_effect(MONITOR, "Whether healthy checkpoints are listed.")
     health_ckpts_record_dir: str | None = no_effect(MONITOR, "Folder for that list.")
