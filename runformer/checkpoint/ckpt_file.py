@@ -24,13 +24,15 @@ from runformer.checkpoint.tensors import TYPES
 from runformer.errors import CheckpointError, DamageError
 from runformer.models.part import Box, Span
 
-_TYPES = {
+TYPES_THERE = {
     **{f"Int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)},
     **{f"UInt{bits}": f"U{bits}" for bits in (8, 16, 32, 64)},
     **{f"Float{bits}": f"F{bits}" for bits in (16, 32, 64)},
     "BFloat16": "BF16",
     "Bool": "BOOL",
 }
+"""safetensors' name of each of MindSpore's types."""
+
 _TEXT = "str"
 _CHECKSUM, _CHECKSUM_BYTES = b"crc_num", 10
 _AT_ONCE = 16 << 20
@@ -143,8 +145,8 @@ class CkptFile:
     def _add(self, name: str, shape: tuple[int, ...], kind: str, span: Span) -> None:
         if kind == _TEXT:
             return
-        entry = self._entries.setdefault(name, _Entry(shape, _TYPES.get(kind, kind), []))
-        if (entry.shape, entry.kind) != (shape, _TYPES.get(kind, kind)):
+        entry = self._entries.setdefault(name, _Entry(shape, TYPES_THERE.get(kind, kind), []))
+        if (entry.shape, entry.kind) != (shape, TYPES_THERE.get(kind, kind)):
             raise DamageError(f"{self.path}: {name} is there twice, of two shapes or types", hint="copy it again")
         entry.spans.append(span)
 

@@ -24,7 +24,12 @@ def described(common: Mapping[str, Any] | None) -> tuple[ModelOptions, LoraOptio
         options = {**found["options"], "eos_token_ids": tuple(found["options"]["eos_token_ids"])}
         scaling = options["rope_scaling"]
         options["rope_scaling"] = None if scaling is None else RopeScaling(**scaling)
-        lora = None if found["lora"] is None else LoraOptions(**found["lora"])
+        lora = None if found["lora"] is None else _lora(found["lora"])
         return ModelOptions(**{field.name: options[field.name] for field in fields(ModelOptions)}), lora
     except (KeyError, TypeError):
         return None
+
+
+def _lora(found: Mapping[str, Any]) -> LoraOptions:
+    patterns = {name: tuple(found[name]) for name in ("exclude", "freeze", "spare")}
+    return LoraOptions(**{**found, **patterns})

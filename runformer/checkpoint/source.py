@@ -43,11 +43,11 @@ HF_SINGLE = "model.safetensors"
 HF_INDEX = "model.safetensors.index.json"
 
 _REFUSED = {
-    ".gguf": "llama.cpp's format; turn it into a Hugging Face folder with runformer.checkpoint.gguf.gguf_to_hf",
+    ".gguf": "llama.cpp's format; turn it into a Hugging Face folder with python -m runformer convert",
     **dict.fromkeys(
         (".bin", ".pt", ".pth"),
         "a pickle, which can run any code when it is loaded; turn it into safetensors with "
-        "transformers' model.save_pretrained(folder)",
+        "python -m runformer convert --allow_pickle, which reads tensors only",
     ),
 }
 

@@ -308,4 +308,16 @@ def _lora(pet: PetConfig, report: Report) -> LoraOptions | None:
         re.compile(pet.target_modules)
     except re.error as error:
         report.error(f"{path}.target_modules", f"is no regular expression: {error}")
-    return LoraOptions(pet.lora_rank, pet.lora_alpha, pet.lora_dropout, pet.target_modules)
+    return LoraOptions(
+        pet.lora_rank,
+        pet.lora_alpha,
+        pet.lora_dropout,
+        pet.target_modules,
+        exclude=_texts(pet.exclude_layers),
+        freeze=_texts(pet.freeze_include) or ("*",),
+        spare=_texts(pet.freeze_exclude),
+    )
+
+
+def _texts(value: list[str] | str | None) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value or ())

@@ -81,13 +81,19 @@ class Precision:
 class LoraOptions:
     """Low-rank adapters (arXiv:2106.09685): ``y = W x + (alpha / rank) · B A dropout(x)``.
 
-    ``target_modules`` is a regular expression over MindFormers' names of the linear layers (``wq``, ``w1``, …).
+    ``target_modules`` is a regular expression over MindFormers' names of the linear layers (``wq``, ``w1``, …) or
+    Hugging Face's (``q_proj``, ``gate_proj``, …), ``exclude`` others of layers that get none all the same. Beside the
+    adapters those parameters are trained that no pattern of ``freeze`` fits, or one of ``spare`` does (``*`` and ``?``
+    as in file names).
     """
 
     rank: int
     alpha: float
     dropout: float
     target_modules: str
+    exclude: tuple[str, ...] = ()
+    freeze: tuple[str, ...] = ("*",)
+    spare: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ from runformer.models.names import to_mindformers
 from runformer.models.randomness import Place, dropout, key_of
 
 _KEY = "model.model_config.pet_config.target_modules"
+_EXCLUDED = "model.model_config.pet_config.exclude_layers"
 
 
 class LoraLinear(Linear):
@@ -42,24 +44,27 @@ class LoraLinear(Linear):
 
 
 def add_lora(model: CausalLM, options: LoraOptions) -> None:
-    """Put adapters on the layers whose MindFormers name matches, and freeze all other parameters.
+    """Put adapters on the layers whose name matches, and freeze other parameters as the options say.
 
-    The pattern is matched from the start of the layer's own name (``wq``) or of its full one
+    A pattern is matched from the start of the layer's own name (``wq``, ``q_proj``) or of its full one
     (``model.layers.0.attention.wq``), as the original does.
 
     Raises:
-        ConfigError: the pattern is no regular expression, or matches no layer.
+        ConfigError: a pattern is no regular expression, or matches no layer.
     """
-    try:
-        pattern = re.compile(options.target_modules)
-    except re.error as error:
-        raise ConfigError(f"{_KEY}: {options.target_modules!r} is no regular expression: {error}") from None
-    model.requires_grad_(False)
-    targets = [name for name, module in model.named_modules() if type(module) is Linear and _matches(pattern, name)]
+    pattern = _compiled(_KEY, options.target_modules)
+    exclude = [_compiled(_EXCLUDED, text) for text in options.exclude]
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not _fits(options.freeze, name) or _fits(options.spare, name))
+    targets = [
+        name
+        for name, module in model.named_modules()
+        if type(module) is Linear and _matches(pattern, name) and not any(_matches(other, name) for other in exclude)
+    ]
     if not targets:
         raise ConfigError(
             f"{_KEY}: {options.target_modules!r} matches no layer",
-            hint="layers are named wq, wk, wv, wo (attention) and w1, w2, w3 (MLP), e.g. '.*wq|.*wv'",
+            hint="layers are named wq, wk, wv, wo (attention) and w1, w2, w3 (MLP), e.g. '.*wq|.*wv', or q_proj, …",
         )
     for name in targets:
         parent = model.get_submodule(name.rpartition(".")[0])
@@ -68,6 +73,17 @@ def add_lora(model: CausalLM, options: LoraOptions) -> None:
         setattr(parent, name.rpartition(".")[2], LoraLinear(base, options, name, model.place))
 
 
+def _compiled(key: str, text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise ConfigError(f"{key}: {text!r} is no regular expression: {error}") from None
+
+
 def _matches(pattern: re.Pattern[str], module_name: str) -> bool:
-    full = to_mindformers(module_name + ".weight").removesuffix(".weight")
-    return bool(pattern.match(full) or pattern.match(full.rpartition(".")[2]))
+    theirs = to_mindformers(module_name + ".weight").removesuffix(".weight")
+    return any(pattern.match(full) or pattern.match(full.rpartition(".")[2]) for full in (theirs, module_name))
+
+
+def _fits(patterns: tuple[str, ...], name: str) -> bool:
+    return any(fnmatchcase(known, pattern) for known in (name, to_mindformers(name)) for pattern in patterns)

@@ -121,3 +121,37 @@ def test_adapters_stay_float32_in_a_bfloat16_model() -> None:
     dtypes = {name.split(".")[-2]: p.dtype for name, p in model.named_parameters()}
     assert dtypes["lora_A"] == dtypes["lora_B"] == torch.float32
     assert dtypes["o_proj"] == torch.bfloat16
+
+
+def test_patterns_speak_our_names_too_and_layers_are_left_out() -> None:
+    def adapted(**more: Any) -> set[str]:
+        options = LoraOptions(4, 8.0, 0.0, "q_proj|.*mlp.*", **more)
+        model = build_model(OPTIONS, Precision(), torch.device("cpu"), options)
+        return {name.removesuffix(".lora_A.weight") for name, _ in model.named_parameters() if ".lora_A." in name}
+
+    every = adapted()
+    assert {name.rpartition(".")[2] for name in every} == {"q_proj", "gate_proj", "up_proj", "down_proj"}
+    assert adapted(exclude=("w2", r"model\.layers\.0\.self_attn")) == {
+        name for name in every if "down_proj" not in name and "layers.0.self_attn" not in name
+    }
+    with pytest.raises(ConfigError, match=r"exclude_layers: '\(' is no regular expression"):
+        adapted(exclude=("(",))
+
+
+@pytest.mark.parametrize(
+    ("freeze", "spare", "trained"),
+    [
+        (("*",), (), set()),
+        (("*",), ("*norm*",), {"norm"}),
+        (("*",), ("*.tok_embeddings.*",), {"embed_tokens"}),
+        (("*attention*", "*mlp*", "*norm*"), (), {"embed_tokens", "lm_head"}),
+    ],
+)
+def test_what_is_trained_beside_adapters(freeze: tuple[str, ...], spare: tuple[str, ...], trained: set[str]) -> None:
+    options = LoraOptions(4, 8.0, 0.0, "wq", freeze=freeze, spare=spare)
+    model = build_model(OPTIONS, Precision(), torch.device("cpu"), options)
+    names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert {name for name in names if "lora" in name} == {n for n, _ in model.named_parameters() if "lora" in n}
+    others = {name for name in names if "lora" not in name}
+    assert all(any(word in name for word in trained) for name in others)
+    assert all(any(word in name for name in others) for word in trained)

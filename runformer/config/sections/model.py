@@ -55,11 +55,15 @@ class PetConfig:
     )
     lora_a_init: str | None = no_effect(ALWAYS, "How A starts.")
     lora_b_init: str | None = no_effect(ALWAYS, "How B starts.")
-    exclude_layers: Any = refused(
-        "describe the layers by target_modules", "Layers that get no adapter.", accepted=([],)
+    exclude_layers: list[str] | str | None = sets(
+        "model.lora.exclude", "Regular expressions of layers that get none all the same."
     )
-    freeze_include: Any = refused("everything but adapters is frozen", "Weights to freeze.", accepted=([], ["*"]))
-    freeze_exclude: Any = refused("everything but adapters is frozen", "Weights to train.", accepted=([], ["*lora*"]))
+    freeze_include: list[str] | str | None = sets(
+        "model.lora.freeze", "Patterns of weights that are not trained, as of file names; all if left out."
+    )
+    freeze_exclude: list[str] | str | None = sets(
+        "model.lora.spare", "Patterns of weights among those that are trained. Adapters always are."
+    )
 
 
 @dataclass(frozen=True, slots=True)
