@@ -17,13 +17,28 @@ HINT = "resume from an older checkpoint, or copy this one again"
 _SAMPLED = 16  # of so many chunks one is compared where samples are asked for
 
 
+class ChunkBuffer:
+    """Memory for one chunk, of whichever file it was last."""
+
+    def __init__(self, chunk_bytes: int) -> None:
+        self.chunk_bytes = chunk_bytes
+        self.holds: tuple[Path, int] | None = None
+        self._memory = bytearray()
+
+    def room(self, count: int) -> memoryview:
+        """Room for so many bytes, whatever they hold."""
+        if len(self._memory) < count:
+            self._memory = bytearray(count)
+        return memoryview(self._memory)[:count]
+
+
 class ChunkedFile:
     """A file of a checkpoint.
 
     Args:
         path: where it is.
         record: its length and hashes.
-        chunk_bytes: length of a chunk.
+        buffer: for a chunk of which only some is wanted; files share it.
         verify: which chunks are compared with their hashes: all, some or none. The length always is.
         held: what the bytes between two positions hold, to end a message with.
 
@@ -32,11 +47,11 @@ class ChunkedFile:
     """
 
     def __init__(
-        self, path: Path, record: FileRecord, chunk_bytes: int, verify: Verify, held: Callable[[int, int], str]
+        self, path: Path, record: FileRecord, buffer: ChunkBuffer, verify: Verify, held: Callable[[int, int], str]
     ) -> None:
-        self._path, self._record, self._chunk_bytes = path, record, chunk_bytes
+        self._path, self._record = path, record
+        self._buffer, self._chunk_bytes = buffer, buffer.chunk_bytes
         self._verify, self._held = verify, held
-        self._last: tuple[int, bytearray] | None = None
         try:
             self._file = os.open(path, os.O_RDONLY)
             weakref.finalize(self, os.close, self._file)
@@ -61,10 +76,10 @@ class ChunkedFile:
             low, high = number * size, min((number + 1) * size, self._record.size)
             first, last = max(low, begin), min(high, end)
             target = out[first - begin : last - begin]
-            if (first, last) == (low, high) and not self._is_last(number):
+            if (first, last) == (low, high) and self._buffer.holds != (self._path, number):
                 self._read_chunk(number, target)
             elif self._checks(number):
-                target[:] = memoryview(self._chunk(number))[first - low : last - low]
+                target[:] = self._chunk(number)[first - low : last - low]
             else:
                 self._read(first, target)
 
@@ -74,25 +89,23 @@ class ChunkedFile:
         Raises:
             DamageError: one differs; names it and what it holds.
         """
-        buffer = memoryview(bytearray(min(self._chunk_bytes, self._record.size)))
+        self._buffer.holds = None
         for number in range(len(self._record.chunks)):
-            self._read_chunk(number, buffer[: self._length(number)], always=True)
+            self._read_chunk(number, self._buffer.room(self._length(number)), always=True)
 
     def _checks(self, number: int) -> bool:
         if self._verify == "sample":
             return number % _SAMPLED == 0 or number == len(self._record.chunks) - 1
         return self._verify == "full"
 
-    def _is_last(self, number: int) -> bool:
-        return self._last is not None and self._last[0] == number
-
-    def _chunk(self, number: int) -> bytearray:
+    def _chunk(self, number: int) -> memoryview:
         """A chunk of which only some is wanted; the next wish is likely for more of it."""
-        if self._last is None or self._last[0] != number:
-            chunk = bytearray(self._length(number))
-            self._read_chunk(number, memoryview(chunk))
-            self._last = number, chunk
-        return self._last[1]
+        room = self._buffer.room(self._length(number))
+        if self._buffer.holds != (self._path, number):
+            self._buffer.holds = None
+            self._read_chunk(number, room)
+            self._buffer.holds = self._path, number
+        return room
 
     def _length(self, number: int) -> int:
         return min(self._chunk_bytes, self._record.size - number * self._chunk_bytes)

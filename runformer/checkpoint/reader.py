@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from runformer.checkpoint.chunks import HINT, ChunkedFile
+from runformer.checkpoint.chunks import HINT, ChunkBuffer, ChunkedFile
 from runformer.checkpoint.layout import COMMON, MANIFEST
 from runformer.checkpoint.manifest import Manifest, SliceRecord
 from runformer.checkpoint.tensors import TYPES, NamedTensors, some
@@ -20,6 +20,7 @@ from runformer.errors import CheckpointError, DamageError
 from runformer.models.part import Box
 
 _BUFFER_BYTES = 16 << 20
+_OPEN_FILES = 64  # at most, of the many that many ranks have written
 
 
 class Checkpoint(NamedTensors):
@@ -34,6 +35,7 @@ class Checkpoint(NamedTensors):
         self.path = path
         self._manifest = manifest
         self._level: Verify = verify
+        self._buffer = ChunkBuffer(manifest.chunk_bytes)
         self._files: dict[str, ChunkedFile] = {}
         self._begins: dict[str, int] = {}  # of the first tensor in each file
         for part in (part for tensor in manifest.tensors.values() for part in tensor.slices):
@@ -108,9 +110,10 @@ class Checkpoint(NamedTensors):
     def _file(self, name: str) -> ChunkedFile:
         """A file, opened once; with the bytes before its first tensor, which say what it holds, compared."""
         if name not in self._files:
-            record, chunk_bytes = self._manifest.files[name], self._manifest.chunk_bytes
+            while len(self._files) >= _OPEN_FILES:
+                self._files.pop(next(iter(self._files)))
             held = partial(_held, self._manifest, name)
-            file = ChunkedFile(self.path / name, record, chunk_bytes, self._level, held)
+            file = ChunkedFile(self.path / name, self._manifest.files[name], self._buffer, self._level, held)
             file.read_into(0, memoryview(bytearray(self._begins.get(name, 0))))
             self._files[name] = file
         return self._files[name]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,12 +23,15 @@ from runformer.checkpoint.pieces import Piece
 from runformer.checkpoint.tensors import TYPE_NAMES
 from runformer.errors import CheckpointError
 
+_DISK_BYTES = 64 << 20  # so much is sent on to the disk at once, while more is hashed and written
+
 
 class HashedWriter:
     """Writes a new file and hashes each of its chunks in passing. As a context manager it ends on the disk."""
 
     def __init__(self, path: Path, chunk_bytes: int) -> None:
-        self._file = path.open("xb")
+        self._file = path.open("xb", buffering=0)
+        self._disk = _Disk(self._file.fileno())
         self._chunk_bytes = chunk_bytes
         self._hashes: list[str] = []
         self._hasher = xxhash.xxh3_128()
@@ -41,8 +45,8 @@ class HashedWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._file:
+            self._disk.finish()
             if kind is None:
-                self._file.flush()
                 os.fsync(self._file.fileno())
 
     def write(self, data: bytes | memoryview) -> None:
@@ -51,12 +55,18 @@ class HashedWriter:
         while view:
             piece = view[: self._chunk_bytes - self._in_chunk]
             self._hasher.update(piece)
-            self._file.write(piece)
+            self._write(piece)
             self._in_chunk += len(piece)
             self.position += len(piece)
             if self._in_chunk == self._chunk_bytes:
                 self._end_chunk()
             view = view[len(piece) :]
+
+    def _write(self, piece: memoryview) -> None:
+        written = 0
+        while written < len(piece):
+            written += self._file.write(piece[written:])
+        self._disk.written(len(piece))
 
     def record(self) -> FileRecord:
         """What was written; nothing more can be."""
@@ -68,6 +78,41 @@ class HashedWriter:
         self._hashes.append(self._hasher.hexdigest())
         self._hasher.reset()
         self._in_chunk = 0
+
+
+class _Disk:
+    """Lets the disk write what a file already has, which the system by itself would put off until it is waited for."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._waiting = 0
+        self._thread: ThreadPoolExecutor | None = None
+        self._sending: Future[None] | None = None
+
+    def written(self, count: int) -> None:
+        """So many bytes more are in the file.
+
+        Raises:
+            OSError: earlier ones cannot be written.
+        """
+        self._waiting += count
+        if self._waiting < _DISK_BYTES or not (self._sending is None or self._sending.done()):
+            return
+        if self._sending is not None:
+            self._sending.result()
+        self._thread = self._thread or ThreadPoolExecutor(1, "disk")
+        self._sending, self._waiting = self._thread.submit(os.fdatasync, self._descriptor), 0
+
+    def finish(self) -> None:
+        """Wait for what is under way, before the file is closed.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self._thread is not None:
+            self._thread.shutdown()
+        if self._sending is not None:
+            self._sending.result()
 
 
 def write_pieces(

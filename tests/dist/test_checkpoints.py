@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import re
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from curves import rows
-from launching import REPOSITORY, launch
+from launching import REPOSITORY, finish, flags, launch, start, wait_until, worker_pids
 from test_parallel_commands import QWEN, WEIGHTS_SHARED, sizes
 from tiny_task import TinyTask
 
@@ -121,3 +125,34 @@ def test_a_disk_that_is_not_shared_is_named_and_rank_0_writes_alone(tiny: TinyTa
     assert "not all machines see the same" in done.log(0)
     train(tiny, "whole", 2, *layout, MONITOR + "integrated_save", "True")
     assert_same_bits(tiny.folder / "output", tiny.folder / "whole")
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_ranks_that_are_killed_while_they_save_lose_nothing(tiny: TinyTask, kills: int) -> None:
+    """All at once, at a random moment of a run that does little but save; then it goes on, in this layout or alone."""
+    chance = random.Random(9)
+    often = (MONITOR + "save_checkpoint_steps", "1", MONITOR + "async_save", "True", "--epochs", "400")
+    for kill in range(kills):
+        log_dir = tiny.folder / f"logs_{kill}"
+        resume = ("--resume_training", "True") if kill else ()
+        process = start([*flags(4, log_dir), *COMMAND, *SHARDED, *often, *resume], tiny.folder)
+        before = newest(tiny)
+        wait_until(lambda before=before: newest(tiny) > before + 1, "some checkpoints")
+        time.sleep(chance.uniform(0, 0.2))
+        for pid in worker_pids(log_dir, 4):
+            os.kill(pid, signal.SIGKILL)
+        told = saved_steps(log_dir)
+        finish(process, log_dir)
+        for folder in complete_checkpoints(tiny.folder / "output/checkpoint").values():
+            open_checkpoint(folder).verify()
+        assert newest(tiny) >= max(told, default=0)
+    alone = tiny.run(*QWEN, "--epochs", "400", "--batch_size", "4", "--resume_training", "True", "--dry_run", "True")
+    assert alone.returncode == 0, alone.stderr
+
+
+def newest(tiny: TinyTask) -> int:
+    return max(complete_checkpoints(tiny.folder / "output/checkpoint"), default=0)
+
+
+def saved_steps(log_dir: Path) -> list[int]:
+    return [int(step) for step in re.findall(r"saved .*iteration_(\d+)", (log_dir / "worker_0.log").read_text())]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from safetensors.torch import load_file
 from tiny_task import TinyTask
 
 REPOSITORY = Path(__file__).parents[2]
+SCRIPTS = ("run_mindformer.py", "convert_weight.py")
 
 
 def run(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -104,3 +107,19 @@ def test_an_input_that_is_not_there(tmp_path: Path) -> None:
     done = run("-m", "runformer", "convert", "--input", "a", "--output", "b", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("error: a: there is no such file or folder")
+
+
+def test_the_page_on_checkpoints(trained: TinyTask) -> None:
+    page = (REPOSITORY / "docs/checkpoints.md").read_text()
+    commands = [
+        line
+        for block in re.findall(r"^```bash\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+        for line in block.splitlines()
+    ]
+    assert len(commands) == 9
+    for command in commands:
+        words = [str(REPOSITORY / word) if word in SCRIPTS else word for word in shlex.split(command)[1:]]
+        done = run(*words, cwd=trained.folder)
+        assert done.returncode == 0, command + done.stderr
+    resumed = trained.rows()
+    assert [row["step"] for row in resumed] == list(range(1, 21))

@@ -14,6 +14,7 @@ import pytest
 import torch
 import xxhash
 from checkpoint_states import assert_intact, state
+from checkpoint_trials import damage_and_read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -137,6 +138,37 @@ def edited(*path: str | int, value: Any) -> Callable[[Path], None]:
         file.write_text(resign(content))
 
     return edit
+
+
+@pytest.mark.parametrize("trials", [200, pytest.param(1000, marks=pytest.mark.slow)])
+def test_damage_of_any_kind_is_found_and_named(whole: Path, trials: int) -> None:
+    for kind, counts in damage_and_read(whole, trials).items():
+        assert counts == [trials // 5] * 3, kind
+
+
+def test_how_much_is_compared_is_for_the_reader_to_say(tmp_path: Path) -> None:
+    """Of 100 chunks every 16th and the last one are samples; lengths always are compared."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(share, "CHUNK_BYTES", 64)
+        tensor = {"a": torch.zeros(64 * 100 // 4)}
+        path = CheckpointStore(tmp_path, "tiny", Keep(1)).save(TrainingState.whole(tensor, {}, {"step": 8}))
+    file = path / MODEL
+    whole, found = file.read_bytes(), {"full": 0, "sample": 0, "none": 0}
+    chunks = -(-len(whole) // 64)
+    for chunk in range(chunks):
+        damaged = bytearray(whole)
+        damaged[min(len(whole) - 1, 64 * chunk + 63)] ^= 1
+        file.write_bytes(damaged)
+        for level in found:
+            with contextlib.suppress(CheckpointError):
+                found[level] += open_checkpoint(path, level)["a"].numel() == 0  # type: ignore[arg-type]
+                found[level] -= 1
+            found[level] += 1
+    assert found == {"full": chunks, "sample": -(-chunks // 16) + ((chunks - 1) % 16 != 0), "none": 0}
+    file.write_bytes(whole[:-1])
+    for level in found:
+        with pytest.raises(CheckpointError, match="bytes long"):
+            open_checkpoint(path, level)["a"]  # type: ignore[arg-type]
 
 
 DEAD = 99_999_999  # above the highest number that Linux gives a process

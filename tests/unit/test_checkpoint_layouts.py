@@ -21,7 +21,7 @@ from runformer.checkpoint import HeldState, TrainingState, open_checkpoint, para
 from runformer.checkpoint.reader import Checkpoint
 from runformer.checkpoint.share import Writer
 from runformer.config.layout import ParallelOptions
-from runformer.config.task import ModelOptions, Precision
+from runformer.config.task import LoraOptions, ModelOptions, Precision
 from runformer.models.build import outline
 from runformer.models.part import Box, Part
 from runformer.parallel.compose import outline_parts, stage_indices
@@ -36,9 +36,10 @@ OPTIONS = ModelOptions(
     vocab_size=61, hidden_size=24, intermediate_size=50, num_layers=4, num_heads=14, num_kv_heads=2, head_dim=4,
     max_positions=16, qkv_bias=True, tie_embeddings=True,
 )  # fmt: skip
+LORA = LoraOptions(3, 6.0, 0.0, ".*wq|.*wk|.*wo|.*w2")
 WHOLE = {
     name: torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
-    for number, (name, parameter) in enumerate(outline(OPTIONS, Precision(), None).named_parameters())
+    for number, (name, parameter) in enumerate(outline(OPTIONS, Precision(), LORA).named_parameters())
 }
 STATE = {
     f"{moment}.{name}": tensor * factor
@@ -80,7 +81,7 @@ def ranks_of(layout: ParallelOptions) -> Iterator[Rank]:
         place = place_of(number, layout)
         stages = [all_stages[index] for index in stage_indices(place.pipeline, layout)]
         shard = shard_of(place, layout)
-        parts = outline_parts(OPTIONS, Precision(), None, layout, stages, place.tensor, shard)
+        parts = outline_parts(OPTIONS, Precision(), LORA, layout, stages, place.tensor, shard)
         replica = place.data * layout.context + place.context
         twins = Group(replica // layout.shards, layout.replicas // layout.shards, CPU)
         yield Rank(Sizes(layout, Group(replica, layout.replicas, CPU), Group(shard, layout.shards, CPU), twins), parts)
