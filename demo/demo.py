@@ -68,7 +68,7 @@ def main() -> int:
 def prepare() -> None:
     """Make the model folder, once, and both datasets; leave nothing of an earlier demo."""
     if not MODEL.is_dir():
-        from runformer.checkpoint.gguf import gguf_to_hf
+        from runformer.checkpoint.foreign.gguf import gguf_to_hf
 
         source = gguf_file()
         console.print(f"{source.name} → {MODEL}")

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from runformer.checkpoint.adapters import FACTOR, PEFT_CONFIG, PEFT_WEIGHTS, Combined, Merged, peft_config, peft_name
-from runformer.checkpoint.ckpt_writer import write_ckpt
 from runformer.checkpoint.description import KEY, describe, described
-from runformer.checkpoint.hf_folder import (
+from runformer.checkpoint.foreign.ckpt_writer import write_ckpt
+from runformer.checkpoint.foreign.hf_folder import (
     CONFIG,
     GENERATION,
     Shard,
@@ -28,10 +28,10 @@ from runformer.checkpoint.hf_folder import (
     write_json,
     write_shards,
 )
+from runformer.checkpoint.foreign.mindformers import SUFFIXES
 from runformer.checkpoint.keep import Keep
 from runformer.checkpoint.layout import staged_directory, sync_directory
 from runformer.checkpoint.load import check_weights, load_weights
-from runformer.checkpoint.mindformers import SUFFIXES
 from runformer.checkpoint.share import TrainingState
 from runformer.checkpoint.source import WeightSource, as_it_is, find_weights
 from runformer.checkpoint.store import CheckpointStore

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from runformer.checkpoint.adapters import Merged
-from runformer.checkpoint.foreign import MOMENTS
-from runformer.checkpoint.mindformers import SCALARS
+from runformer.checkpoint.foreign.foreign_tensors import MOMENTS
+from runformer.checkpoint.foreign.mindformers import SCALARS
 from runformer.checkpoint.source import WeightSource
 from runformer.checkpoint.tensors import TYPES, NamedTensors, some
 from runformer.errors import CheckpointError

@@ -18,10 +18,8 @@ from runformer.checkpoint.adapters import (
     read_peft_config,
 )
 from runformer.checkpoint.description import described
-from runformer.checkpoint.foreign import ForeignTensors
-from runformer.checkpoint.layout import MANIFEST, complete_checkpoints
-from runformer.checkpoint.manifest import is_plain_name
-from runformer.checkpoint.mindformers import (
+from runformer.checkpoint.foreign.foreign_tensors import ForeignTensors
+from runformer.checkpoint.foreign.mindformers import (
     SUFFIXES,
     open_newest,
     rank_checkpoints,
@@ -29,7 +27,9 @@ from runformer.checkpoint.mindformers import (
     training_state,
     weight_files,
 )
-from runformer.checkpoint.rank_files import RankFiles
+from runformer.checkpoint.foreign.rank_files import RankFiles
+from runformer.checkpoint.layout import MANIFEST, complete_checkpoints
+from runformer.checkpoint.manifest import is_plain_name
 from runformer.checkpoint.reader import open_checkpoint
 from runformer.checkpoint.tensors import NamedTensors
 from runformer.config.task import LoadOptions, LoraOptions, ModelOptions

@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> None:
     import torch
 
     from runformer.checkpoint.convert import Conversion, convert
-    from runformer.checkpoint.other_kinds import as_loadable
+    from runformer.checkpoint.foreign.other_kinds import as_loadable
 
     with as_loadable(options.input, allow_pickle=options.allow_pickle) as path:
         load = LoadOptions(path, resume_name=options.name, strategy=options.src_strategy_path_or_dir)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from runformer.checkpoint.mindspore_strategy import SliceLayout
+from runformer.checkpoint.foreign.mindspore_strategy import SliceLayout
 
 TYPES = {torch.float32: "Float32", torch.bfloat16: "BFloat16", torch.int32: "Int32", torch.float16: "Float16"}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runformer.checkpoint.gguf import gguf_to_hf
+from runformer.checkpoint.foreign.gguf import gguf_to_hf
 
 
 def smollm2_gguf() -> Path:

@@ -20,8 +20,8 @@ from test_models_parity import CASES, make_pair
 from runformer.checkpoint import CheckpointStore, Keep, TrainingState, describe, find_weights, load_weights
 from runformer.checkpoint import convert as converting
 from runformer.checkpoint.convert import Conversion, convert
-from runformer.checkpoint.hf_folder import hf_config
-from runformer.checkpoint.other_kinds import as_loadable
+from runformer.checkpoint.foreign.hf_folder import hf_config
+from runformer.checkpoint.foreign.other_kinds import as_loadable
 from runformer.config.task import LoadOptions, LoraOptions, ModelOptions, Precision, RopeScaling
 from runformer.errors import CheckpointError
 from runformer.models.build import build_model, initialise

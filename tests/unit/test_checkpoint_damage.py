@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from runformer.checkpoint import CheckpointStore, Keep, TrainingState, WeightSource, find_resume, open_checkpoint, share
-from runformer.checkpoint.tensor_file import TensorFile
+from runformer.checkpoint.foreign.safetensors_file import TensorFile
 from runformer.config.task import LoadOptions, ModelOptions
 from runformer.errors import CheckpointError
 from runformer.models.part import Box

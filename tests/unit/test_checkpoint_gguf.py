@@ -16,8 +16,8 @@ from safetensors.numpy import load_file
 from smollm2_files import smollm2_folder, smollm2_gguf
 from tokenizers import Tokenizer
 
-from runformer.checkpoint import gguf as gguf_module
-from runformer.checkpoint.gguf import gguf_to_hf
+from runformer.checkpoint.foreign import gguf as gguf_module
+from runformer.checkpoint.foreign.gguf import gguf_to_hf
 from runformer.errors import CheckpointError
 
 gguf = pytest.importorskip("gguf")

@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from runformer.checkpoint import as_it_is, find_resume, find_weights
-from runformer.checkpoint.ckpt_file import CkptFile
-from runformer.checkpoint.mindspore_strategy import SliceLayout, read_strategies, read_strategy
-from runformer.checkpoint.rank_files import RankFiles
+from runformer.checkpoint.foreign.ckpt_file import CkptFile
+from runformer.checkpoint.foreign.mindspore_strategy import SliceLayout, read_strategies, read_strategy
+from runformer.checkpoint.foreign.rank_files import RankFiles
 from runformer.config.task import LoadOptions, ModelOptions
 from runformer.errors import CheckpointError, DamageError
 from runformer.models.families import options_from_config, read_config

@@ -26,8 +26,8 @@ from runformer.checkpoint import (
     find_resume,
     find_weights,
     load_weights,
-    tensor_file,
 )
+from runformer.checkpoint.foreign import safetensors_file
 from runformer.config.task import LoadOptions, LoraOptions, ModelOptions, Precision
 from runformer.errors import CheckpointError
 from runformer.models.build import build_model, initialise
@@ -292,7 +292,7 @@ def test_each_parameter_keeps_its_own_type(tmp_path: Path) -> None:
 
 
 def test_loading_keeps_little_of_the_file_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensor_file, "REMAP_BYTES", 1 << 20)
+    monkeypatch.setattr(safetensors_file, "REMAP_BYTES", 1 << 20)
     sizes = {f"layer.{number}": torch.ones(1 << 18) for number in range(64)}  # 64 MiB in all
     save_file(sizes, tmp_path / "model.safetensors")
     source = find_weights(LoadOptions(tmp_path), OPTIONS, as_it_is)

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runformer.checkpoint.ckpt_file import CkptFile
+from runformer.checkpoint.foreign.ckpt_file import CkptFile
+from runformer.checkpoint.foreign.mindspore_strategy import Strategy, read_strategies
+from runformer.checkpoint.foreign.rank_files import RankFiles
+from runformer.checkpoint.foreign.safetensors_file import TensorFile
 from runformer.checkpoint.manifest import is_plain_name
-from runformer.checkpoint.mindspore_strategy import Strategy, read_strategies
-from runformer.checkpoint.rank_files import RankFiles
-from runformer.checkpoint.tensor_file import TensorFile
 from runformer.checkpoint.tensors import ArrayFile
 from runformer.config.task import LoadOptions
 from runformer.errors import CheckpointError

@@ -1,4 +1,4 @@
-"""``python -m runformer.checkpoint.unpickle FROM TO``: the tensors of a pickle, and nothing else of it, as safetensors.
+"""``python -m runformer.checkpoint.foreign.unpickle FROM TO``: tensors of a pickle, nothing else of it, as safetensors.
 
 It is run in a process of its own, by ``convert --allow_pickle`` only.
 """

@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from runformer.checkpoint.foreign.protobuf import Field, fields, numbers, text
 from runformer.checkpoint.manifest import ITEM_BYTES
-from runformer.checkpoint.protobuf import Field, fields, numbers, text
 from runformer.checkpoint.tensors import TYPES
 from runformer.errors import CheckpointError, DamageError
 from runformer.models.part import Box, Span

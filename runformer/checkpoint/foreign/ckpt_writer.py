@@ -10,7 +10,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from runformer.checkpoint.ckpt_file import TYPES_THERE
+from runformer.checkpoint.foreign.ckpt_file import TYPES_THERE
 from runformer.checkpoint.tensors import TYPE_NAMES
 
 SLICE_BYTES = 512 << 20

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from runformer.checkpoint.mindspore_strategy import Strategy
+from runformer.checkpoint.foreign.mindspore_strategy import Strategy
 from runformer.checkpoint.tensors import TYPES, ArrayFile
 from runformer.errors import CheckpointError
 from runformer.models.part import Box

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runformer.checkpoint.protobuf import Field, fields, numbers, text
+from runformer.checkpoint.foreign.protobuf import Field, fields, numbers, text
 from runformer.errors import CheckpointError
 from runformer.models.part import Box
 

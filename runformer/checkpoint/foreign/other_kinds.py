@@ -32,7 +32,7 @@ def as_loadable(path: Path, *, allow_pickle: bool) -> Iterator[Path]:
         into = Path(folder) / "weights"
         if path.suffix == ".gguf":
             # Imported late: the library is an extra.
-            from runformer.checkpoint.gguf import gguf_to_hf
+            from runformer.checkpoint.foreign.gguf import gguf_to_hf
 
             gguf_to_hf(path, into)
         else:
@@ -61,7 +61,7 @@ def _pickles(path: Path) -> list[Path]:
 
 def _unpickle(file: Path, into: Path) -> None:
     """Turn a pickle of tensors into safetensors, in a process of its own that only unpickles tensors."""
-    command = [sys.executable, "-m", "runformer.checkpoint.unpickle", str(file), str(into)]
+    command = [sys.executable, "-m", "runformer.checkpoint.foreign.unpickle", str(file), str(into)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         why = done.stderr.strip().splitlines()[-1:] if done.returncode == _PROBLEM else [f"exit code {done.returncode}"]
