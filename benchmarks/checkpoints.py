@@ -23,7 +23,7 @@ import tempfile
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +151,11 @@ def speeds(folder: Path, rounds: int) -> str:
             seconds[kind, name].append(timed(work))
             print(kind, name, f"{seconds[kind, name][-1]:.2f}", flush=True)
     assert all(torch.equal(targets[name], tensor) for name, tensor in tensors.items())
+    return speed_table(seconds, size, rounds)
+
+
+def speed_table(seconds: Mapping[tuple[str, str], list[float]], size: int, rounds: int) -> str:
+    """Medians, and how they compare with a plain copy and a plain read."""
     median = {key: statistics.median(times) for key, times in seconds.items()}
     lines = []
     for (kind, name), times in seconds.items():

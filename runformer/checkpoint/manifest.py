@@ -3,7 +3,7 @@
 Written in one canonical form with a checksum of itself, so that a change of any byte of it shows::
 
     {"checksum": "<xxh3-128 of all the rest>",
-     "chunk_bytes": 16777216,
+     "chunk_bytes": 1048576,
      "files": {"<name>": {"chunks": ["<xxh3-128>", …], "size": <bytes>}, …},
      "format": "runformer", "format_version": 1,
      "tensors": {"<name>": {"dtype": "F32", "shape": […], "slices": [

@@ -20,8 +20,11 @@ from runformer.checkpoint.manifest import FileRecord, Manifest, TensorRecord, me
 from runformer.checkpoint.pieces import Piece, whole_pieces
 from runformer.checkpoint.writer import HashedWriter, write_pieces
 
-CHUNK_BYTES = 16 << 20
-"""Length of the pieces of a file that have a hash each: damage is found and named to this precision."""
+CHUNK_BYTES = 1 << 20
+"""Length of the pieces of a file that have a hash each: damage is found and named to this precision.
+
+Whoever needs some bytes reads all of their chunks: with large ones many ranks would each read most of every file.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,7 @@ def _read_part(directory: Path, rank: int) -> Manifest:
 
 
 def _write_text(path: Path, text: str) -> FileRecord:
-    with HashedWriter(path, CHUNK_BYTES) as writer:
-        writer.write(text.encode())
+    content = text.encode()
+    with HashedWriter(path, CHUNK_BYTES, len(content)) as writer:
+        writer.write(content)
         return writer.record()

@@ -34,7 +34,6 @@ from runformer.checkpoint.reader import open_checkpoint
 from runformer.checkpoint.tensors import NamedTensors
 from runformer.config.task import LoadOptions, LoraOptions, ModelOptions
 from runformer.errors import CheckpointError, DamageError
-from runformer.models.names import is_parameter_name
 from runformer.parallel.group import Group
 
 T = TypeVar("T")
@@ -173,12 +172,8 @@ def _without_state(output_dir: Path, load: LoadOptions) -> str:
 
 def _on_base(source: WeightSource, load: LoadOptions, options: ModelOptions) -> WeightSource:
     """Adapters without the weights that they adapt, together with those of the folder that the model is of."""
-    adapters = [name for name in source.tensors if FACTOR.fullmatch(name)]
-    if (
-        load.base is None
-        or not adapters
-        or any(is_parameter_name(n) and not FACTOR.fullmatch(n) for n in source.tensors)
-    ):
+    adapted = (match[1] for name in source.tensors if (match := FACTOR.fullmatch(name)))
+    if load.base is None or all(f"{module}.weight" in source.tensors for module in adapted):
         return source
     base = find_weights(LoadOptions(load.base), options, as_it_is)
     return replace(source, tensors=Combined(source.tensors, base.tensors))

@@ -69,6 +69,7 @@ class CheckpointStore:
         self._staging = Staging()
         self._thread = ThreadPoolExecutor(1, "checkpoint") if behind else None
         self._saving: _Saving | None = None
+        self._pruning: Future[None] | None = None
 
     def save(self, state: TrainingState) -> Path:
         """Write one checkpoint, then remove old ones; the directory that it stands in. All processes take part.
@@ -148,6 +149,8 @@ class CheckpointStore:
     def _open(self, final: Path) -> Path:
         """A new hidden directory, which the first process makes, and all write into."""
         if self._group.is_first:
+            if self._pruning is not None:
+                self._pruning.result()  # else its own half-removed directories would be leftovers
             self.root.mkdir(parents=True, exist_ok=True)
             clear_leftovers(self.root)
             staged_path(final, os.getpid()).mkdir()
@@ -164,7 +167,10 @@ class CheckpointStore:
         except BaseException:
             discard(saving.staged)
             raise
-        self.prune(saving.step)
+        if self._thread is None:
+            self.prune(saving.step)
+        else:
+            self._pruning = self._thread.submit(self.prune, saving.step)
 
     def _give_up(self, saving: _Saving, error: BaseException | None) -> None:
         """Leave no half of a checkpoint. The process that has failed says so; no other goes on."""

@@ -6,6 +6,8 @@ tensor's type, shape and place, then the tensors' bytes (little-endian, C order,
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -23,14 +25,26 @@ from runformer.checkpoint.pieces import Piece
 from runformer.checkpoint.tensors import TYPE_NAMES
 from runformer.errors import CheckpointError
 
+_LIBRARY = ctypes.CDLL(None, use_errno=True)
 _DISK_BYTES = 64 << 20  # so much is sent on to the disk at once, while more is hashed and written
 
 
 class HashedWriter:
-    """Writes a new file and hashes each of its chunks in passing. As a context manager it ends on the disk."""
+    """Writes a new file of ``size`` bytes and hashes each of its chunks in passing.
 
-    def __init__(self, path: Path, chunk_bytes: int) -> None:
+    As a context manager it ends on the disk.
+
+    Raises:
+        OSError: the file is there, or the disk has no room for all of it.
+    """
+
+    def __init__(self, path: Path, chunk_bytes: int, size: int) -> None:
         self._file = path.open("xb", buffering=0)
+        try:
+            _take_room(self._file.fileno(), size)
+        except OSError:
+            self._file.close()
+            raise
         self._disk = _Disk(self._file.fileno())
         self._chunk_bytes = chunk_bytes
         self._hashes: list[str] = []
@@ -78,6 +92,18 @@ class HashedWriter:
         self._hashes.append(self._hasher.hexdigest())
         self._hasher.reset()
         self._in_chunk = 0
+
+
+def _take_room(descriptor: int, size: int) -> None:
+    """Let a file have its room on the disk before it is written: in one piece, and a disk that is full says so now.
+
+    Not by ``os.posix_fallocate``, which writes to every block where a file system cannot do that.
+    """
+    if size == 0 or not hasattr(_LIBRARY, "fallocate64"):
+        return
+    failed = _LIBRARY.fallocate64(descriptor, 0, ctypes.c_int64(0), ctypes.c_int64(size))
+    if failed and ctypes.get_errno() in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 class _Disk:
@@ -134,7 +160,8 @@ def write_pieces(
     pieces = sorted(pieces, key=lambda piece: -piece.tensor.itemsize)
     header = _header(pieces)
     tensors: dict[str, TensorRecord] = {}
-    with HashedWriter(path, chunk_bytes) as writer:
+    size = len(header) + sum(piece.tensor.nbytes for piece in pieces)
+    with HashedWriter(path, chunk_bytes, size) as writer:
         writer.write(header)
         for piece in pieces:
             begin = writer.position
