@@ -25,6 +25,7 @@ bench: setup
 	$(BIN)/python benchmarks/launcher.py --output benchmarks/launcher.md
 	$(BIN)/python benchmarks/parallel.py --output benchmarks/parallel.md
 	$(BIN)/python benchmarks/memory.py --output benchmarks/memory.md
+	$(BIN)/python benchmarks/checkpoints.py --output benchmarks/checkpoints.md
 
 setup: $(VENV)/ready
 

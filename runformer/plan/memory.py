@@ -82,6 +82,8 @@ def rank_memory(
     fullest = max(_moments(step, model, place, device), key=lambda kinds: sum(kinds.values()))
     if device == "cpu":
         fullest["buffers"] += int((_GAPS if step.shards == 1 else _GAPS_SHARING) * sum(fullest.values()))
+        if train.save is not None and train.save.behind:  # a copy of what this device writes, in its own memory
+            fullest["buffers"] += (step.all.all + _MOMENT_BYTES * step.all.numbers) // layout.replicas
     return fullest
 
 

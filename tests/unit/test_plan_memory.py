@@ -21,6 +21,7 @@ from runformer.config.task import (
     ModelTask,
     OptimizerOptions,
     Precision,
+    SaveOptions,
     ScheduleOptions,
     TrainTask,
 )
@@ -203,3 +204,16 @@ def test_nothing_of_the_model_is_in_memory_while_estimating() -> None:
     huge = ModelOptions(152064, 8192, 29568, 80, 64, 8, 128, 32768, qkv_bias=True)  # Qwen2.5-72B: 270 GiB
     kinds = training_memory(ModelTask("x", huge, None), huge, train_task(), 4096, ParallelOptions(), "cuda")
     assert kinds["weights"] == 4 * 72_706_203_648
+
+
+def test_saving_behind_takes_a_copy_of_what_is_written() -> None:
+    task, train = ModelTask("x", OPTIONS, None), train_task(ROWS, 1)
+    behind = replace(train, save=SaveOptions(behind=True))
+    for copies in (1, 2):
+        layout = ParallelOptions(data=copies)
+        kinds = [training_memory(task, OPTIONS, step, LENGTH, layout, "cpu") for step in (train, behind)]
+        state = kinds[0]["weights"] + kinds[0]["optimizer states"]
+        assert kinds[1]["buffers"] - kinds[0]["buffers"] == state // copies
+    assert training_memory(task, OPTIONS, behind, LENGTH, ParallelOptions(), "cuda") == training_memory(
+        task, OPTIONS, train, LENGTH, ParallelOptions(), "cuda"
+    )
