@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from runformer.errors import CheckpointError, ConfigError
 from runformer.observe.pulse import pulse
 from runformer.parallel.group import Group, alone
 
+_LOWEST = 19  # of Linux's priorities
 _log = logging.getLogger(__name__)
 
 
@@ -67,7 +69,7 @@ class CheckpointStore:
         self._group = group or alone(torch.device("cpu"))
         self._writer = Writer(prefix, self._group.rank, self._group.size)
         self._staging = Staging()
-        self._thread = ThreadPoolExecutor(1, "checkpoint") if behind else None
+        self._thread = ThreadPoolExecutor(1, "checkpoint", _step_back) if behind else None
         self._saving: _Saving | None = None
         self._pruning: Future[None] | None = None
 
@@ -194,6 +196,11 @@ class CheckpointStore:
             f"{self.root}: the checkpoint of step {step} cannot be saved: {why}; {kept}",
             hint=f"{hint}, then go on with --resume_training True",
         )
+
+
+def _step_back() -> None:
+    """Let the calling thread have a processor only when training leaves one; the threads that it starts, too."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST)
 
 
 def _at_once(work: Callable[[], Manifest], staged: Path) -> Future[Manifest]:

@@ -139,7 +139,7 @@ def test_ranks_that_are_killed_while_they_save_lose_nothing(tiny: TinyTask, kill
         before = newest(tiny)
         wait_until(lambda before=before: newest(tiny) > before + 1, "some checkpoints")
         time.sleep(chance.uniform(0, 0.2))
-        for pid in worker_pids(log_dir, 4):
+        for pid in worker_pids(log_dir, 4).values():
             os.kill(pid, signal.SIGKILL)
         told = saved_steps(log_dir)
         finish(process, log_dir)
