@@ -34,7 +34,7 @@ from runformer.train.optimizer import NamedAdamW, NamedOptimizer
 from runformer.train.position import TrainingPosition
 from runformer.train.report import Circumstances, StepReporter
 from runformer.train.restart import resume_after_restart
-from runformer.train.saving import Saver
+from runformer.train.saving import FOLDERS, Saver
 from runformer.train.schedule import make_schedule
 from runformer.train.setup import build_for_training, check_tokenizer, open_data, require_same_data
 from runformer.train.state import capture, require_agreement, resume
@@ -167,7 +167,7 @@ def set_aside_earlier_run(output_dir: Path) -> None:
 def earlier_files(output_dir: Path) -> dict[Path, Path]:
     """What an earlier run left in the way, and where it would be moved to."""
     number = next(n for n in itertools.count(1) if not (output_dir / f"run_{n}").exists())
-    paths = (output_dir / name for name in ("training.jsonl", "evaluation.jsonl", "checkpoint"))
+    paths = (output_dir / name for name in ("training.jsonl", "evaluation.jsonl", *FOLDERS))
     return {path: output_dir / f"run_{number}" / path.name for path in paths if path.exists()}
 
 

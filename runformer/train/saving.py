@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "checkpoint"
 _WEIGHTS, _TRAINED = "checkpoint_network", "checkpoint_trainable"
+FOLDERS = (FOLDER, _WEIGHTS, _TRAINED)
+"""Where checkpoints of a run lie in its output directory."""
 
 
 class Saver:

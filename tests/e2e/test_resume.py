@@ -165,12 +165,14 @@ def test_other_rows_to_go_on_with(tiny: TinyTask, asked: tuple[str, ...], skippe
 
 
 def test_a_new_run_sets_the_earlier_one_aside(tiny: TinyTask) -> None:
-    assert tiny.run("--epochs", "2").returncode == 0
+    assert tiny.run("--epochs", "2", "--callbacks.1.save_network_params", "True").returncode == 0
     earlier = tiny.rows()
     assert tiny.run("--epochs", "1", "--seed", "8").returncode == 0
     assert len(tiny.rows()) == 10
     assert tiny.rows("output/run_1") == earlier
-    assert (tiny.folder / "output/run_1/checkpoint/iteration_00000020/metadata.json").is_file()
+    for folder in ("checkpoint", "checkpoint_network"):
+        assert (tiny.folder / f"output/run_1/{folder}/iteration_00000020/metadata.json").is_file()
+    assert not (tiny.folder / "output/checkpoint_network").exists()
     resumed = tiny.run("--epochs", "1", "--seed", "8", "--resume_training", "True")
     assert "nothing left to do: step 10 of 10" in resumed.stdout
 
