@@ -3,10 +3,10 @@
     python benchmarks/checkpoints.py --output benchmarks/checkpoints.md
 
 Speeds are of the state of SmolLM2-135M with Adam's moments in float32, 1.6 GB: ours (every chunk hashed), a plain copy
-of the same bytes, ``torch.distributed.checkpoint`` and safetensors, one after the other in one run, several rounds,
-in an order of chance; medians. Everything that is written is brought to the disk before what was there is removed. Loads fill memory that is
-there already; the files are in the page cache. The other tables are of ``tests/``, which run the same things with fewer
-trials.
+of the same bytes, ``torch.distributed.checkpoint`` and safetensors, one after the other in one run, several rounds, in
+an order of chance; medians. Everything that is written is brought to the disk before what was there is removed. Loads
+fill memory that is there already; the files are in the page cache. The other tables are of ``tests/``, which run the
+same things with fewer trials.
 """
 
 from __future__ import annotations
