@@ -67,7 +67,10 @@ def test_each_rank_writes_its_part_now_or_later_or_rank_0_all(tiny: TinyTask) ->
         assert all(torch.equal(tensor, state[name]) for name, tensor in held.items())
 
 
-@pytest.mark.parametrize("layout", [SHARDED, [*FOUR, *WEIGHTS_SHARED]], ids=["optimizer", "weights"])
+@pytest.mark.parametrize(
+    "layout",
+    [pytest.param(SHARDED, id="optimizer", marks=pytest.mark.slow), pytest.param([*FOUR, *WEIGHTS_SHARED], id="weights")],
+)
 def test_a_resume_in_the_same_layout_is_bit_for_bit(tiny: TinyTask, layout: list[str]) -> None:
     behind = (MONITOR + "async_save", "True")
     train(tiny, "whole", 4, *layout, *behind)

@@ -142,6 +142,7 @@ def test_accumulation_as_the_original_has_it(tiny: TinyTask) -> None:
     assert "gradient_accumulation_steps: 2 is 1 in this mode, as in MindFormers" in alone.stdout
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_ranks(tiny: TinyTask) -> None:
     whole = tiny.run("--output_dir", "whole", "--batch_size", "2")
     assert whole.returncode == 0, whole.stderr

@@ -247,6 +247,7 @@ def test_a_slow_and_lossy_network_ends_nothing(tiny: TinyTask, pair: list[Machin
     assert len(tiny.rows()) == 20
 
 
+@pytest.mark.slow
 def test_a_job_over_two_machines_is_started_again(tiny: TinyTask, pair: list[Machine]) -> None:
     words = ["run_mindformer.py", "--config", "config.yaml", "--use_parallel", "True", "--batch_size", "1"]
     words += ["--parallel_config.data_parallel", "2", "--epochs", "30"]

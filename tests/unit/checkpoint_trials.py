@@ -18,7 +18,7 @@ from checkpoint_states import assert_intact, state
 from runformer.checkpoint import CheckpointStore, Keep, complete_checkpoints, open_checkpoint
 from runformer.errors import CheckpointError
 
-LARGE = 200_000  # rows of the tensors that the kills hit in the middle
+LARGE = 100_000  # rows of the tensors that the kills hit in the middle
 
 
 @dataclass
@@ -43,7 +43,7 @@ def kill_savers(folder: Path, kills: int, seed: int = 20260711) -> Kills:
     checkpoints.save(state(1))
     step = 1
     for _ in range(kills):
-        finished = save_until_killed(checkpoints, step, chance.uniform(0.0, 0.12))
+        finished = save_until_killed(checkpoints, step, chance.uniform(0.0, 0.06))
         found.torn += any(entry.name.startswith(".") for entry in folder.iterdir())
         try:
             step = assert_intact(folder, LARGE)
