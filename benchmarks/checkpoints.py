@@ -45,6 +45,7 @@ from tiny_task import TinyTask, make_tiny_task  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from runformer.checkpoint import CheckpointStore, Keep, TrainingState, open_checkpoint, share  # noqa: E402
+from runformer.checkpoint.layout import sync_file  # noqa: E402
 from runformer.models.part import Box  # noqa: E402
 
 WORKER = REPOSITORY / "benchmarks/checkpoint_worker.py"
@@ -80,14 +81,19 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
+def write_beside(folder: Path, number: int, write: Callable[[Path], object]) -> None:
+    """As our store does: what was saved before stays until the new one is on the disk."""
+    before, new = newest(folder), folder / f"{number:08}"
+    new.mkdir(parents=True)
+    write(new)
+    for file in new.iterdir():
+        sync_file(file)
+    if before is not None:
+        shutil.rmtree(before)
+
+
 def newest(folder: Path) -> Path | None:
     return max(folder.iterdir(), default=None) if folder.is_dir() else None
-
-
-def sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
 
 
 def speeds(folder: Path, rounds: int) -> str:
@@ -103,14 +109,7 @@ def speeds(folder: Path, rounds: int) -> str:
         store.save(TrainingState.whole(tensors, {}, {"step": next(numbers)}))
 
     def beside(name: str, write: Callable[[Path], object]) -> None:
-        """As ours does: what was saved before stays until the new one is on the disk."""
-        before, new = newest(folder / name), folder / name / f"{next(numbers):08}"
-        new.mkdir(parents=True)
-        write(new)
-        for file in new.iterdir():
-            sync(file)
-        if before is not None:
-            shutil.rmtree(before)
+        write_beside(folder / name, next(numbers), write)
 
     def load_ours(verify: Any) -> None:
         checkpoint = open_checkpoint(latest("ours"), verify)

@@ -109,9 +109,18 @@ def clear_leftovers(root: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def sync_file(path: Path) -> None:
+    """Bring a file that another library has written to the disk."""
+    _sync(path, os.O_RDONLY)
+
+
 def sync_directory(path: Path) -> None:
     """Bring a directory's entries to the disk: without it a rename may be lost with the power."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    _sync(path, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
     finally:

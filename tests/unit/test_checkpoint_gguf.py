@@ -239,7 +239,7 @@ def test_an_interrupted_conversion_leaves_nothing(tmp_path: Path, monkeypatch: p
     def interrupt(_file: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(gguf_module, "_flush_to_disk", interrupt)
+    monkeypatch.setattr(gguf_module, "sync_file", interrupt)
     file = write_gguf(tmp_path / "tiny.gguf", llama_tensors())
 
     with pytest.raises(KeyboardInterrupt):

@@ -10,7 +10,6 @@ two halves (i, i + head_dim / 2).
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from runformer.checkpoint.layout import staged_directory
+from runformer.checkpoint.layout import staged_directory, sync_file
 from runformer.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -271,12 +270,4 @@ def _write_folder(
         (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         for file in folder.iterdir():
-            _flush_to_disk(file)
-
-
-def _flush_to_disk(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            sync_file(file)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from runformer.checkpoint.layout import sync_file
 from runformer.checkpoint.tensors import TYPES, NamedTensors
 from runformer.config.task import ModelOptions
 from runformer.errors import CheckpointError
@@ -147,15 +147,6 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file, and bring it to the disk."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     sync_file(path)
-
-
-def sync_file(path: Path) -> None:
-    """Bring a file to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _ids(ids: Iterable[int]) -> int | list[int] | None:
