@@ -85,6 +85,12 @@ def convert(request: Conversion) -> str:
     """
     if request.output.exists():
         raise CheckpointError(f"{request.output} exists already", hint="delete it or choose another name")
+    if request.output.suffix in SUFFIXES and request.form != "mindformers":
+        hint = "name a folder, or give --to mindformers for one file of weights under its names"
+        raise CheckpointError(f"{request.output}: --to {request.form} makes a folder, not a file", hint=hint)
+    if request.folder is not None and not (request.folder / CONFIG).is_file():
+        hint = f"--model names a folder with {CONFIG}, and the tokenizer's files"
+        raise CheckpointError(f"{request.folder}: there is no {CONFIG} here", hint=hint)
     job = _look(request)
     request.output.parent.mkdir(parents=True, exist_ok=True)
     with _place(request.output) as staged:
@@ -175,6 +181,7 @@ def _write_hf(job: _Job, staged: Path) -> None:
     write_shards(staged, shards, job.tensors, request.dtype, workers=request.workers, kind="pt")
     given = job.folder is not None and (job.folder / CONFIG).is_file()
     config = dict(read_config(job.folder)) if given and job.folder is not None else hf_config(job.options)
+    config.pop("dtype", None)  # what newer versions of transformers write, and look at first
     write_json(staged / CONFIG, {**config, "torch_dtype": str(job.dtype).removeprefix("torch.")})
     copy_beside(job.folder, staged)
     if not (staged / GENERATION).exists():

@@ -213,9 +213,13 @@ def _layer(name: str) -> str:
 def _require_shape(tensors: NamedTensors, name: str, expected: tuple[int, ...]) -> None:
     stored = tensors.shape(name)
     if stored != expected:
+        hint = f"{_deciding_option(name, stored, expected)} of model.model_config or config.json does not fit them"
+        if len(stored) == len(expected) and all(
+            held and not full % held for held, full in zip(stored, expected, strict=True)
+        ):
+            hint += "; or, where MindFormers' ranks have slices, --src_strategy_path_or_dir is missing"
         raise CheckpointError(
-            f"{tensors.origin(name)}: the shape of {name} is {stored}, the model needs {expected}",
-            hint=f"{_deciding_option(name, stored, expected)} of model.model_config or config.json does not fit them",
+            f"{tensors.origin(name)}: the shape of {name} is {stored}, the model needs {expected}", hint=hint
         )
 
 

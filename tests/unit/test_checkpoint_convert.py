@@ -6,7 +6,7 @@ import json
 import os
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import peft
 import pytest
@@ -75,6 +75,8 @@ def test_a_dtype_shards_and_what_lies_beside(tmp_path: Path) -> None:
         assert torch.equal(load_file(tmp_path / "half" / file)[name], before[name].bfloat16())
     config = json.loads((tmp_path / "half/config.json").read_text())
     assert config["torch_dtype"] == "bfloat16"
+    assert "dtype" in json.loads((tmp_path / "hf/config.json").read_text()), "transformers names it so"
+    assert transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "half").dtype == torch.bfloat16
     assert {"tokenizer.json", "tokenizer_config.json"} <= {path.name for path in (tmp_path / "half").iterdir()}
     assert logits_of(tmp_path / "half").isfinite().all()
 
@@ -264,6 +266,9 @@ def test_what_computes_otherwise_is_not_kept(tmp_path: Path, monkeypatch: pytest
     [
         ({"output": "hf"}, "exists already"),
         ({"form": "peft"}, "holds no LoRA adapters"),
+        ({"output": "out.safetensors"}, "out.safetensors: --to hf makes a folder, not a file"),
+        ({"output": "out.ckpt", "form": "peft"}, "out.ckpt: --to peft makes a folder, not a file"),
+        ({"folder": "bare"}, "bare: there is no config.json here"),
         ({"load": "bare"}, "does not say what model it is of"),
     ],
 )
@@ -271,6 +276,8 @@ def test_what_cannot_be_converted_is_named(change: dict[str, str], words: str, t
     make_pair("qwen2", tmp_path / "hf")
     save_file(load_file(tmp_path / "hf/model.safetensors"), made(tmp_path / "bare") / "x.safetensors")
     asked = {"load": "hf", "output": "out", "form": "hf"} | change
+    folder = tmp_path / asked["folder"] if "folder" in asked else None
+    load, form = LoadOptions(tmp_path / asked["load"]), cast(converting.Form, asked["form"])
     with pytest.raises(CheckpointError, match=words):
-        convert(Conversion(LoadOptions(tmp_path / asked["load"]), tmp_path / asked["output"], asked["form"]))  # type: ignore[arg-type]
-    assert not (tmp_path / "out").exists()
+        convert(Conversion(load, tmp_path / asked["output"], form, folder=folder))
+    assert {path.name for path in tmp_path.iterdir()} == {"hf", "bare"}

@@ -16,7 +16,7 @@ from mindspore_files import ckpt, strategy
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from runformer.checkpoint import as_it_is, find_resume, find_weights
+from runformer.checkpoint import as_it_is, find_resume, find_weights, load_weights
 from runformer.checkpoint.foreign.ckpt_file import CkptFile
 from runformer.checkpoint.foreign.mindspore_strategy import SliceLayout, read_strategies, read_strategy
 from runformer.checkpoint.foreign.rank_files import RankFiles
@@ -228,6 +228,17 @@ def test_cut_tensors_without_a_strategy_are_named(tmp_path: Path) -> None:
         find_weights(LoadOptions(tmp_path), OPTIONS, as_it_is)
     assert "is of (3,), and of (2,) on another rank" in caught.value.message
     assert "--src_strategy_path_or_dir" in str(caught.value.hint)
+
+
+def test_equal_slices_without_a_strategy_are_taken_for_none(tmp_path: Path) -> None:
+    """The likeliest mistake: every rank has half of each tensor, and nothing says so."""
+    for rank in range(2):
+        write(tmp_path / f"rank_{rank}/x.ckpt", {"model.norm_out.weight": torch.ones(4)})
+    parameters = {"model.norm.weight": torch.zeros(8)}
+    with pytest.raises(CheckpointError) as caught:
+        find_weights(LoadOptions(tmp_path), OPTIONS, lambda source: load_weights(source, parameters, tied=False))
+    assert "the shape of model.norm.weight is (4,), the model needs (8,)" in caught.value.message
+    assert "--src_strategy_path_or_dir is missing" in str(caught.value.hint)
 
 
 def test_ranks_without_a_common_step_are_named(tmp_path: Path) -> None:

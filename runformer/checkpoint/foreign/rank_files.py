@@ -9,13 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from runformer.checkpoint.foreign.foreign_tensors import MOMENTS
 from runformer.checkpoint.foreign.mindspore_strategy import Strategy
 from runformer.checkpoint.tensors import TYPES, ArrayFile
 from runformer.errors import CheckpointError
 from runformer.models.part import Box
-
-MOMENTS = ("adam_m.", "adam_v.")
-"""What stands before a parameter's name in the names of its moments; they are cut like it if no strategy says else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +81,8 @@ class RankFiles:
 
     def _add(self, rank: int, file: ArrayFile, name: str, strategy: Strategy) -> None:
         shape = file.shape(name)
-        layout = strategy.get(name) or strategy.get(name.partition(".")[2] if name.startswith(MOMENTS) else name)
+        # Moments are cut like their parameter where no strategy says else.
+        layout = strategy.get(name) or strategy.get(name.partition(".")[2] if name.startswith(tuple(MOMENTS)) else name)
         try:
             whole = shape if layout is None else _product(shape, layout.cuts(len(shape)))
             box = Box.of(shape) if layout is None else layout.box(rank, shape)
