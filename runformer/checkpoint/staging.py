@@ -30,4 +30,4 @@ class Staging:
             # From pinned memory a device copies by itself, all tensors one after the other, without this process.
             buffer = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
             self._buffers[piece.key] = buffer
-        return buffer.copy_(tensor, non_blocking=True)
+        return buffer.copy_(tensor, non_blocking=tensor.device.type == "cuda")  # others are not waited for above
