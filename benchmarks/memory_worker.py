@@ -22,6 +22,7 @@ from runformer.config.layout import ParallelOptions
 from runformer.config.task import (
     DataOptions,
     LossScaleOptions,
+    MindRecordFiles,
     ModelOptions,
     ModelTask,
     OptimizerOptions,
@@ -77,7 +78,7 @@ def train(case: dict[str, Any], layout: ParallelOptions) -> int:
 
 
 def estimate(case: dict[str, Any], layout: ParallelOptions, place: Any) -> dict[str, int]:
-    data = DataOptions((), ("input_ids",), shuffle=False, seed=0)
+    data = DataOptions(MindRecordFiles(()), ("input_ids",), shuffle=None, seed=0)
     schedule = ScheduleOptions("ConstantWarmUpLR", {"learning_rate": 1e-4})
     options = TrainTask(
         data, 1, case["rows"], case["micro_batches"], OptimizerOptions(), schedule, LossScaleOptions(), None, None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -11,12 +12,11 @@ from runformer.config.plugin_sections import PluginSection, unknown_type
 from runformer.config.problems import Report, nearest
 from runformer.config.sections import Config
 from runformer.config.sections.data import LOADERS, Dataset
-from runformer.config.task import DataOptions, ModelTask, PluginOptions
+from runformer.config.task import DataOptions, DataSource, MindRecordFiles, ModelTask, PluginOptions, Shuffle
 
 Section = Literal["train_dataset", "eval_dataset"]
 
 _DATASET_FILE = re.compile(r"mindrecord\d*$")
-_SUPPORTED = "MindDataset, which reads MindRecord files"
 _DEFAULT_COLUMNS = ("input_ids",)
 
 
@@ -31,13 +31,14 @@ def data_options(config: Config, section: Section, model: ModelTask, report: Rep
     options = config.model.model_config
     training = section == "train_dataset"
     return DataOptions(
-        paths=_paths(dataset, section, report),
+        source=_source(dataset, section, report),
         columns=tuple(dataset.input_columns or _DEFAULT_COLUMNS),
-        shuffle=training if loader.shuffle is None else loader.shuffle,
+        shuffle=_shuffle(loader.shuffle, training),
         seed=config.seed if dataset.seed is None else dataset.seed,
         num_samples=loader.num_samples,
         # What is left over must count in a perplexity, and would make a shorter step in training.
         drop_remainder=training if dataset.drop_remainder is None else dataset.drop_remainder,
+        repeat=dataset.repeat if training else 1,
         already_shifted=options.input_sliced_sig,
         pad_token_id=model.options.pad_token_id if model.options else model.overrides.get("pad_token_id"),
         ignore_token_id=options.ignore_token_id,
@@ -55,27 +56,46 @@ def _handlers(dataset: Dataset, section: Section, report: Report) -> tuple[Plugi
     return tuple(PluginOptions(item.type, item.keys) for item in handlers if isinstance(item, PluginSection))
 
 
-def _paths(dataset: Dataset, section: Section, report: Report) -> tuple[Path, ...]:
+def _shuffle(asked: bool | str | None, training: bool) -> Shuffle | None:
+    if asked is None:
+        asked = training
+    if isinstance(asked, bool):
+        return "reference" if asked else None
+    return "hashed" if asked == "hashed" else "reference"
+
+
+def _source(dataset: Dataset, section: Section, report: Report) -> DataSource:
+    kind = dataset.data_loader.type or "MindDataset"
+    if kind in _SOURCES:
+        return _SOURCES[kind](dataset, section, report)
+    _refuse_loader(kind, f"{section}.data_loader", report)
+    return MindRecordFiles(())
+
+
+def _refuse_loader(kind: str, path: str, report: Report) -> None:
+    supported = ", ".join(_SOURCES)
+    if kind in LOADERS:
+        report.not_built(f"{path}.type", f"is {kind!r}, which cannot be read yet; supported: {supported}")
+        return
+    near = nearest(kind, (*_SOURCES, *LOADERS))
+    suggestion = f"; did you mean {near!r}?" if near else ""
+    report.error(f"{path}.type", f"is {kind!r}{suggestion} Supported: {supported}")
+
+
+def _mindrecord(dataset: Dataset, section: Section, report: Report) -> MindRecordFiles:
     loader, path = dataset.data_loader, f"{section}.data_loader"
-    if loader.type not in (None, "MindDataset"):
-        _refuse_loader(loader.type, path, report)
-        return ()
     key = "dataset_files" if loader.dataset_files and not loader.dataset_dir else "dataset_dir"
     names = getattr(loader, key) or []
     if not names:
         report.fill_in(f"{path}.dataset_dir", f"is not set: --{section}_dir PATH gives the dataset")
-        return ()
+        return MindRecordFiles(())
     listed = [names] if isinstance(names, str) else names
-    return tuple(file for name in listed for file in _files(name, f"{path}.{key}", f"{section}_dir", report))
+    return MindRecordFiles(
+        tuple(file for name in listed for file in _files(name, f"{path}.{key}", f"{section}_dir", report))
+    )
 
 
-def _refuse_loader(kind: str, path: str, report: Report) -> None:
-    if kind in LOADERS:
-        report.not_built(f"{path}.type", f"is {kind!r}, which cannot be read yet; supported: {_SUPPORTED}")
-        return
-    near = nearest(kind, ("MindDataset", *LOADERS))
-    suggestion = f"; did you mean {near!r}?" if near else ""
-    report.error(f"{path}.type", f"is {kind!r}{suggestion} Supported: {_SUPPORTED}")
+_SOURCES: Mapping[str, Callable[[Dataset, Section, Report], DataSource]] = {"MindDataset": _mindrecord}
 
 
 def _files(name: str, key: str, flag: str, report: Report) -> list[Path]:

@@ -6,10 +6,8 @@ shifted).
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,14 +16,12 @@ from numpy.typing import NDArray
 from runformer.config.task import DataOptions
 from runformer.data import IGNORED
 from runformer.data.batch import TokenBatch
-from runformer.data.handlers import HandledReader
-from runformer.data.mindrecord import MindRecordReader
-from runformer.data.mindrecord.schema import Schema
+from runformer.data.open import open_records
+from runformer.data.records import Ids, Records, RowLengthError
 from runformer.errors import ConfigError, DataError
 
 __all__ = ["TokenBatch", "TokenDataset"]
 
-Ids = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 
@@ -37,8 +33,7 @@ class TokenDataset:
     its label is not ``ignore_token_id``; without one, a label that is padding counts.
 
     Args:
-        options: the files, their columns and how to read them. A folder stands for all files in it whose names
-            end in ``mindrecord`` and a number or none.
+        options: the files, their columns and how to read them.
         sequence_length: L; None takes it from the first record.
         vocab_size: token ids are less than this.
 
@@ -53,12 +48,10 @@ class TokenDataset:
             raise ConfigError(message, hint=f"name it in {options.section}.input_columns, or unset input_sliced_sig")
         self._options = options
         self._vocab_size = vocab_size
-        reader = _open(options.paths)
-        self._stored = len(reader)
-        self._name = ", ".join(map(str, options.paths))
+        self._records = open_records(options)
+        self._name = self._records.name
         if not options.handlers:  # which may add columns
-            _check_columns(reader.schema, options, self._name)
-        self._reader = HandledReader(reader, options.handlers, options.section) if options.handlers else reader
+            _check_columns(self._records, options)
         self._columns = options.columns[:2]
         if len(self) == 0:
             raise DataError(f"{self._name} holds no records")
@@ -66,7 +59,8 @@ class TokenDataset:
         self.sequence_length = self._first_length() if sequence_length is None else sequence_length
 
     def __len__(self) -> int:
-        return self._stored if self._options.num_samples is None else min(self._stored, self._options.num_samples)
+        stored, used = len(self._records), self._options.num_samples
+        return stored if used is None else min(stored, used)
 
     @property
     def name(self) -> str:
@@ -105,25 +99,19 @@ class TokenDataset:
         keep_BL: Flags = inputs_BL != self._options.pad_token_id
         return keep_BL
 
-    def _read(self, samples: Iterable[int]) -> list[Ids]:
+    def _read(self, samples: Sequence[int] | Ids) -> list[Ids]:
         """One (B, T) array a column."""
-        length = self.sequence_length + self._extra_tokens
-        rows_BC: list[list[Ids]] = []
-        for sample in samples:
-            record = self._reader.read_columns(int(sample), self._columns)
-            row = [np.asarray(record[name]) for name in self._columns]
-            for name, values in zip(self._columns, row, strict=True):
-                if values.shape != (length,):
-                    raise self._wrong_length(int(sample), name, values.size)
-            rows_BC.append(row)
-        return [np.stack(column).astype(np.int64) for column in zip(*rows_BC, strict=True)]
+        try:
+            return self._records.read_rows(samples, self._columns, self.sequence_length + self._extra_tokens)
+        except RowLengthError as error:
+            raise self._wrong_length(error.record, error.column, error.size) from error
 
     def _first_length(self) -> int:
-        tokens = self._reader.read_columns(0, self._columns[:1])[self._columns[0]]
+        tokens = self._records.read_columns(0, self._columns[:1])[self._columns[0]]
         length = np.asarray(tokens).size - self._extra_tokens
         if length < 1:
             raise DataError(
-                f"{self._reader.describe(0)} is too short to learn from: {length + self._extra_tokens} tokens"
+                f"{self._records.describe(0)} is too short to learn from: {length + self._extra_tokens} tokens"
             )
         return length
 
@@ -131,7 +119,7 @@ class TokenDataset:
         length = self.sequence_length
         expected = f"{length + 1} (model.model_config.seq_length {length} + 1)" if self._extra_tokens else f"{length}"
         hint = f"set model.model_config.seq_length to {size - self._extra_tokens}, or preprocess the data for {length}"
-        return DataError(f"{self._reader.describe(sample)}: {column!r} has {size} tokens, not {expected}", hint=hint)
+        return DataError(f"{self._records.describe(sample)}: {column!r} has {size} tokens, not {expected}", hint=hint)
 
     def _check_ids(
         self, samples: Sequence[int] | Ids, column: str, ids: Ids, counts: Flags, first_position: int = 0
@@ -140,37 +128,22 @@ class TokenDataset:
         if not wrong.any():
             return
         row, place = (int(number) for number in np.argwhere(wrong)[0])
-        where = f"{self._reader.describe(int(samples[row]))}: {column!r}, position {place + first_position},"
+        where = f"{self._records.describe(int(samples[row]))}: {column!r}, position {place + first_position},"
         raise DataError(
             f"{where} holds token id {ids[row, place]}, but the vocabulary has ids 0 to {self._vocab_size - 1}",
             hint="the data was made with another tokenizer, or model.model_config.vocab_size is not the tokenizer's",
         )
 
 
-_MINDRECORD_NAME = re.compile(r"mindrecord\d*$")
-
-
-def _open(paths: Sequence[Path]) -> MindRecordReader:
-    """One file brings its shards along; several files, or those of a folder, are just these."""
-    if len(paths) == 1 and not paths[0].is_dir():
-        return MindRecordReader(paths[0])
-    files: list[Path] = []
-    for path in paths:
-        found = (
-            sorted(file for file in path.rglob("*") if _MINDRECORD_NAME.search(file.name)) if path.is_dir() else [path]
-        )
-        if not found:
-            raise DataError(f"{path} holds no file whose name ends in 'mindrecord' (and a number)")
-        files += found
-    return MindRecordReader(files)
-
-
-def _check_columns(schema: Schema, options: DataOptions, name: str) -> None:
+def _check_columns(records: Records, options: DataOptions) -> None:
     for column in options.columns:
-        if column not in schema:
-            nearest = get_close_matches(column, schema, n=1, cutoff=0.0)[0]
+        if column not in records.column_names:
+            nearest = get_close_matches(column, records.column_names, n=1, cutoff=0.0)[0]
             hint = f"did you mean {nearest!r}? {options.section}.input_columns names the columns to read"
-            raise DataError(f"{name} has no column {column!r}; it has {', '.join(schema)}", hint=hint)
-    for column in options.columns[:2]:
-        if not (schema[column].is_integer_array and len(schema[column].shape or ()) == 1):
-            raise DataError(f"column {column!r} of {name} does not hold rows of int32 or int64 token ids")
+            text = f"{records.name} has no column {column!r}; it has {', '.join(records.column_names)}"
+            raise DataError(text, hint=hint)
+    first = records.read_columns(0, options.columns[:2]) if len(records) else {}
+    for column, values in first.items():
+        tokens_T = np.asarray(values)
+        if tokens_T.ndim != 1 or tokens_T.dtype.kind not in "iu":
+            raise DataError(f"column {column!r} of {records.name} does not hold rows of int32 or int64 token ids")

@@ -11,38 +11,45 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runformer.config.task import PluginOptions
-from runformer.data.mindrecord import MindRecordReader
+from runformer.data.records import Records
 from runformer.errors import ConfigError, DataError
 from runformer.plugins.failures import blaming
 from runformer.plugins.registry import find
 
 
-class HandledReader:
+class HandledRecords(Records):
     """The records of a dataset as data handlers, one after the other, leave them.
 
-    The first one gets all columns of 1-D integer arrays, the next what that one gives. ``section`` of the task file
+    The first one gets all columns, the next what that one gives. ``section`` of the task file
     is named in messages.
 
     Raises:
         ConfigError: a handler cannot be made.
     """
 
-    def __init__(self, reader: MindRecordReader, handlers: Sequence[PluginOptions], section: str) -> None:
-        self._reader = reader
+    def __init__(self, records: Records, handlers: Sequence[PluginOptions], section: str) -> None:
+        self._records = records
+        self.name = records.name
         self._section = section
-        self._stored = [
-            name for name, column in reader.schema.items() if column.is_integer_array and len(column.shape or ()) == 1
-        ]
+        self._stored = records.column_names
         self._handlers = []
         for options in handlers:
             plugin = find("data_handler", options.kind)
             with blaming(plugin, ConfigError):
                 self._handlers.append((plugin, plugin.target(**options.parameters)))
 
+    @property
+    def column_names(self) -> Sequence[str]:
+        """Those of the first record: handlers may make any."""
+        return list(self._handled(0))
+
+    def __len__(self) -> int:
+        return len(self._records)
+
     def describe(self, record: int) -> str:
         """Where a record lies and whose hands it went through, for messages."""
         names = ", ".join(plugin.name for plugin, _ in self._handlers)
-        return f"{self._reader.describe(record)}, as left by {names}"
+        return f"{self._records.describe(record)}, as left by {names}"
 
     def read_columns(self, record: int, columns: Sequence[str]) -> dict[str, NDArray[np.integer]]:
         """Some columns of one record, (T,) each.
@@ -50,16 +57,20 @@ class HandledReader:
         Raises:
             DataError: the record is damaged, a handler fails, or gives something else.
         """
-        row: object = self._reader.read_columns(record, self._stored)
+        row = self._handled(record)
+        return {name: self._column(record, name, row) for name in columns}
+
+    def _handled(self, record: int) -> Mapping[str, object]:
+        row: object = self._records.read_columns(record, self._stored)
         for plugin, handler in self._handlers:
-            where = self._reader.describe(record)
+            where = self._records.describe(record)
             with blaming(plugin, DataError, where):
                 row = handler(row)
             if not isinstance(row, Mapping):
                 text = f"{where}: the {plugin} ({plugin.place}) gave an object of type {type(row).__name__}"
                 raise DataError(text, hint="it gives a dictionary of columns, as it gets one")
         assert isinstance(row, Mapping)
-        return {name: self._column(record, name, row) for name in columns}
+        return row
 
     def _column(self, record: int, name: str, row: Mapping[str, object]) -> NDArray[np.integer]:
         if name not in row:

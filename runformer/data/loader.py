@@ -1,7 +1,7 @@
 """Batches from any point of a run on, prepared in the background.
 
-The data cursor is one integer: how many samples the run has consumed so far. With ``drop_remainder`` an epoch
-consumes as many as make full batches.
+The data cursor is one integer: how many samples the run has consumed so far. With ``drop_remainder`` a pass
+over the data consumes as many as make full batches.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ _PREFETCHED = 4  # batches; tokens are small, and reading one is far faster than
 
 
 class BatchLoader:
-    """The batches of a run: every epoch's samples in order, ``batch_size`` at a time.
+    """The batches of a run: the samples of every pass over the data in order, ``batch_size`` at a time.
 
     Args:
         dataset: where samples come from.
-        order: the order of each epoch, over as many samples as the dataset has.
+        order: the order of each pass, over as many samples as the dataset has.
         batch_size: rows of a batch.
-        drop_remainder: leave out the last batch of an epoch where it is not full.
-        num_samples: of each epoch only so many are used; None: all.
+        drop_remainder: leave out the last batch of a pass where it is not full.
+        num_samples: of each pass only so many are used; None: all.
+        repeat: passes over the dataset in an epoch.
         rank: which of several processes this is; of each batch it gets rows ``rank``, ``rank + world_size``, ….
         world_size: how many processes share each batch.
 
@@ -44,6 +45,7 @@ class BatchLoader:
         drop_remainder: bool,
         *,
         num_samples: int | None = None,
+        repeat: int = 1,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -54,21 +56,22 @@ class BatchLoader:
         self.batch_size = batch_size
         self.sequence_length = dataset.sequence_length
         self.num_samples = samples = order.num_samples if num_samples is None else num_samples
-        self.samples_per_epoch = self.samples_of_epoch(batch_size)
-        self.steps_per_epoch = -(-self.samples_per_epoch // batch_size)
-        if self.steps_per_epoch == 0:
+        self.samples_per_pass = self.samples_of_pass(batch_size)
+        self.steps_per_pass = -(-self.samples_per_pass // batch_size)
+        self.samples_per_epoch, self.steps_per_epoch = repeat * self.samples_per_pass, repeat * self.steps_per_pass
+        if self.steps_per_pass == 0:
             message = f"{dataset.name} holds {samples} samples, fewer than the {batch_size} of one batch"
             owner = "runner_config" if dataset.section == "train_dataset" else dataset.section
             hint = f"lower {owner}.batch_size, use more data, or set {dataset.section}.drop_remainder to False"
             raise DataError(message, hint=hint)
 
-    def samples_of_epoch(self, batch_size: int) -> int:
-        """How many samples of an epoch batches of a size have."""
+    def samples_of_pass(self, batch_size: int) -> int:
+        """How many samples of a pass batches of a size have."""
         return self.num_samples - (self.num_samples % batch_size if self._drop_remainder else 0)
 
     def batch_samples(self, cursor: int) -> int:
         """How many samples, over all processes, the batch at this cursor has."""
-        return min(self.batch_size, self.samples_per_epoch - cursor % self.samples_per_epoch)
+        return min(self.batch_size, self.samples_per_pass - cursor % self.samples_per_pass)
 
     def batches(self, start_sample: int = 0) -> BatchStream:
         """All batches from the cursor ``start_sample`` on, epoch after epoch without end."""
@@ -82,12 +85,11 @@ class BatchLoader:
         return self._dataset.rows(samples[:1]).without_labels()
 
     def _sample_runs(self, cursor: int) -> Iterator[Order]:
-        epoch, offset = divmod(cursor, self.samples_per_epoch)
+        number, offset = divmod(cursor, self.samples_per_pass)
         while True:
-            order = self._order.epoch(epoch)[: self.samples_per_epoch]
-            for begin in range(offset, self.samples_per_epoch, self.batch_size):
-                yield order[begin : begin + self.batch_size]
-            epoch, offset = epoch + 1, 0
+            for begin in range(offset, self.samples_per_pass, self.batch_size):
+                yield self._order.span(number, begin, min(begin + self.batch_size, self.samples_per_pass))
+            number, offset = number + 1, 0
 
 
 class BatchStream:

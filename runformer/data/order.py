@@ -1,60 +1,142 @@
-"""The order in which an epoch visits the samples: file order, or MindSpore's shuffle number for number.
+"""The order in which an epoch visits the samples, of which any stretch can be asked for.
 
-``MindDataset(shuffle=True)`` is libstdc++'s ``std::shuffle`` with ``std::default_random_engine``, which is
-``minstd_rand0``. An epoch shuffles the order of the one before with a seed of its own.
+Three orders: that of the files; MindSpore's shuffle, number for number; and a permutation that is computed where it is
+asked for, and takes no memory.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 from numpy.typing import NDArray
 
+from runformer.config.task import Shuffle
+
 Order = NDArray[np.int64]
+_Words = NDArray[np.uint64]
 
 _MULTIPLIER, _MODULUS = 16807, 2**31 - 1  # minstd_rand0: Park and Miller, "Random number generators", CACM 1988
 _RANGE = _MODULUS - 2  # its numbers are 1 to _MODULUS - 1
+_ROUNDS = 8
 
 
-class SampleOrder:
+class SampleOrder(ABC):
     """The samples of every epoch, in order.
 
-    Args:
+    Attributes:
         num_samples: how many samples an epoch visits.
-        shuffle: whether epochs are shuffled; else each is 0, 1, 2, ….
-        seed: the run's seed (MindSpore's ``set_seed``).
     """
 
-    def __init__(self, num_samples: int, shuffle: bool, seed: int) -> None:
+    def __init__(self, num_samples: int) -> None:
         self.num_samples = num_samples
-        self._shuffle = shuffle
+
+    @abstractmethod
+    def span(self, epoch: int, begin: int, end: int) -> Order:
+        """The samples from place ``begin`` of an epoch (counted from 0) to before ``end``: int64, (end - begin,)."""
+
+    def epoch(self, number: int) -> Order:
+        """All samples of an epoch: int64 of shape (num_samples,)."""
+        return self.span(number, 0, self.num_samples)
+
+
+def sample_order(num_samples: int, shuffle: Shuffle | None, seed: int) -> SampleOrder:
+    """The order that a task asks for; ``seed`` is the run's (MindSpore's ``set_seed``)."""
+    if shuffle is None:
+        return FileOrder(num_samples)
+    return ReferenceOrder(num_samples, seed) if shuffle == "reference" else HashedOrder(num_samples, seed)
+
+
+class FileOrder(SampleOrder):
+    """Every epoch is 0, 1, 2, …."""
+
+    def span(self, epoch: int, begin: int, end: int) -> Order:  # noqa: ARG002 - all epochs are alike
+        """As ``SampleOrder``."""
+        return np.arange(begin, end, dtype=np.int64)
+
+
+class ReferenceOrder(SampleOrder):
+    """``MindDataset(shuffle=True)``: libstdc++'s ``std::shuffle`` with ``std::default_random_engine``.
+
+    That engine is ``minstd_rand0``. An epoch shuffles the order of the one before, with a seed of its own, so those
+    before it are shuffled first if they were not yet. Eight bytes are kept for each sample.
+    """
+
+    def __init__(self, num_samples: int, seed: int) -> None:
+        super().__init__(num_samples)
         self._seed = seed
         self._restart()
 
     def _restart(self) -> None:
-        self._order = list(range(self.num_samples))
+        self._order = np.arange(self.num_samples, dtype=np.int64)
         self._shuffled_epochs = 0
 
-    def epoch(self, number: int) -> Order:
-        """The samples of an epoch (counted from 0): int64 of shape (num_samples,).
-
-        An epoch follows from the ones before it, so these are shuffled first if they were not yet: about 50 ms
-        for each epoch of 50 000 samples.
-        """
-        if self._shuffle:
-            if number + 1 < self._shuffled_epochs:
-                self._restart()
-            while self._shuffled_epochs <= number:
-                shuffle_like_libstdcxx(self._order, self._seed + 1 + self._shuffled_epochs)
-                self._shuffled_epochs += 1
-        return np.array(self._order, dtype=np.int64)
+    def span(self, epoch: int, begin: int, end: int) -> Order:
+        """As ``SampleOrder``."""
+        if epoch + 1 < self._shuffled_epochs:
+            self._restart()
+        while self._shuffled_epochs <= epoch:
+            shuffle_like_libstdcxx(self._order, self._seed + 1 + self._shuffled_epochs)
+            self._shuffled_epochs += 1
+        return self._order[begin:end].copy()
 
 
-def shuffle_like_libstdcxx(items: list[int], seed: int) -> None:
+class HashedOrder(SampleOrder):
+    """A pseudorandom permutation of the sample numbers, keyed by seed and epoch, that is nowhere stored.
+
+    A Feistel network (Luby and Rackoff, SIAM J. Comput. 17, 1988) permutes all numbers of as many bits as the last
+    sample's has; what comes out too large goes through it again (cycle walking: Black and Rogaway, CT-RSA 2002).
+    """
+
+    def __init__(self, num_samples: int, seed: int) -> None:
+        super().__init__(num_samples)
+        self._seed = seed
+        bits = max(2, (num_samples - 1).bit_length())
+        self._low_bits, self._high_bits = bits - bits // 2, bits // 2
+
+    def span(self, epoch: int, begin: int, end: int) -> Order:
+        """As ``SampleOrder``."""
+        keys = self._keys(epoch)
+        numbers = self._permuted(np.arange(begin, end, dtype=np.uint64), keys)
+        while (outside := np.flatnonzero(numbers >= self.num_samples)).size:
+            numbers[outside] = self._permuted(numbers[outside], keys)
+        return numbers.astype(np.int64)
+
+    def _keys(self, epoch: int) -> _Words:
+        words: _Words = np.array([self._seed % 2**64, epoch % 2**64], dtype=np.uint64)
+        rounds: _Words = np.arange(1, _ROUNDS + 1, dtype=np.uint64)
+        return _mixed(_mixed(_mixed(words[:1]) + words[1:]) + rounds)
+
+    def _permuted(self, numbers: _Words, keys: _Words) -> _Words:
+        """Each round adds to the high part a hash of the low one, and lets them change places."""
+        low_bits, high_bits = self._low_bits, self._high_bits
+        for key in keys:
+            low = numbers & np.uint64((1 << low_bits) - 1)
+            high = (numbers >> np.uint64(low_bits)) ^ (_mixed(low + key) & np.uint64((1 << high_bits) - 1))
+            low_bits, high_bits = high_bits, low_bits
+            numbers = (low << np.uint64(low_bits)) | high
+        return numbers
+
+
+def _mixed(words: _Words) -> _Words:
+    """A hash of 64 bits: the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014)."""
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))
+
+
+def shuffle_like_libstdcxx(order: Order, seed: int) -> None:
     """Shuffle in place as ``std::shuffle(items, std::default_random_engine(seed))`` of libstdc++ does."""
-    size = len(items)
+    size = len(order)
     if size < 2:
         return
-    draw = _UniformDraws(seed)
+    items = order.tolist()
+    _shuffle(items, _UniformDraws(seed))
+    order[:] = items
+
+
+def _shuffle(items: list[int], draw: _UniformDraws) -> None:
+    size = len(items)
     if _RANGE // size < size:  # one number has not enough range for two places
         for place in range(1, size):
             other = draw.below(place + 1)

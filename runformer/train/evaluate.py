@@ -18,7 +18,7 @@ from runformer.data import IGNORED
 from runformer.data.batch import TokenBatch
 from runformer.data.dataset import TokenDataset
 from runformer.data.loader import BatchLoader
-from runformer.data.order import SampleOrder
+from runformer.data.order import sample_order
 from runformer.errors import DataError
 from runformer.models.decoder import CausalLM
 from runformer.models.families import resolve_options
@@ -77,7 +77,7 @@ class Evaluator:
         self._mesh = mesh or lay_out(ParallelOptions(), alone(torch.device("cpu")))
         options: EvaluationTask = task.evaluation
         dataset = TokenDataset(options.data, task.model.sequence_length, resolve_options(task.model).vocab_size)
-        order = SampleOrder(len(dataset), options.data.shuffle, options.data.seed)
+        order = sample_order(len(dataset), options.data.shuffle, options.data.seed)
         # What is left over hangs on the batch size of the task, not on how many ranks there are.
         by_one = BatchLoader(dataset, order, options.batch_size, options.data.drop_remainder)
         self._loader = BatchLoader(
@@ -85,7 +85,7 @@ class Evaluator:
             order,
             options.batch_size * self._mesh.options.data,
             drop_remainder=False,
-            num_samples=by_one.samples_per_epoch,
+            num_samples=by_one.samples_per_pass,
             rank=self._mesh.place.data,
             world_size=self._mesh.options.data,
         )

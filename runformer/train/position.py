@@ -74,12 +74,12 @@ def position_of(source: WeightSource, loader: BatchLoader, skip_steps: int | Non
 
 def _samples(step: int, loader: BatchLoader, batch: int) -> int:
     """Samples that so many steps of batches of a size consume."""
-    in_epoch = loader.samples_of_epoch(batch)
-    epoch, steps = divmod(step, max(1, -(-in_epoch // batch)))
-    return epoch * in_epoch + steps * batch
+    in_pass = loader.samples_of_pass(batch)
+    passes, steps = divmod(step, max(1, -(-in_pass // batch)))
+    return passes * in_pass + steps * batch
 
 
 def _steps(samples: int, loader: BatchLoader) -> int:
     """Steps that consume so many samples, or a few less."""
-    epoch, rest = divmod(samples, loader.samples_per_epoch)
-    return epoch * loader.steps_per_epoch + rest // loader.batch_size
+    passes, rest = divmod(samples, loader.samples_per_pass)
+    return passes * loader.steps_per_pass + rest // loader.batch_size

@@ -10,7 +10,7 @@ from runformer.checkpoint import WeightSource, find_weights, load_parts
 from runformer.config.task import DataOptions, Task
 from runformer.data.dataset import TokenDataset
 from runformer.data.loader import BatchLoader
-from runformer.data.order import SampleOrder
+from runformer.data.order import sample_order
 from runformer.errors import ConfigError, TokenizerError
 from runformer.models.build import initialise
 from runformer.models.decoder import CausalLM
@@ -31,10 +31,18 @@ def open_data(task: Task, mesh: Mesh | None = None) -> BatchLoader:
     assert task.train is not None, "the task trains"
     options = task.train
     dataset = TokenDataset(options.data, task.model.sequence_length, resolve_options(task.model).vocab_size)
-    order = SampleOrder(len(dataset), options.data.shuffle, options.data.seed)
+    order = sample_order(len(dataset), options.data.shuffle, options.data.seed)
     rank, copies = (0, 1) if mesh is None else (mesh.place.data, mesh.options.data)
     rows = task.global_batch_size
-    return BatchLoader(dataset, order, rows, options.data.drop_remainder, rank=rank, world_size=copies)
+    return BatchLoader(
+        dataset,
+        order,
+        rows,
+        options.data.drop_remainder,
+        repeat=options.data.repeat,
+        rank=rank,
+        world_size=copies,
+    )
 
 
 def require_same_data(world: Group, data: DataOptions, loader: BatchLoader) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from byte_tokenizer import write_byte_tokenizer
 
-from runformer.config.task import DataOptions
+from runformer.config.task import DataOptions, MindRecordFiles
 from runformer.data.dataset import TokenDataset
 
 RECORDS = [{"instruction": f"Count to {n}.", "input": "", "output": " ".join(map(str, range(n)))} for n in range(12)]
@@ -34,7 +34,9 @@ def test_what_it_writes_can_be_trained_on(arguments: list[str | Path], tmp_path:
     assert done.returncode == 0, done.stderr
     assert "wrote 12 records of 32 + 1 tokens" in done.stdout
     assert "longer records, cut to this length: 2" in done.stdout
-    options = DataOptions((tmp_path / "x.mindrecord",), ("input_ids", "labels"), False, 0, pad_token_id=0)
+    options = DataOptions(
+        MindRecordFiles((tmp_path / "x.mindrecord",)), ("input_ids", "labels"), None, 0, pad_token_id=0
+    )
     dataset = TokenDataset(options, 32, 260)
     batch = dataset.rows(range(len(dataset)))
     assert len(batch) == 12

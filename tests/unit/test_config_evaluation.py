@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from config_tasks import MINIMAL, MODEL, load
 
-from runformer.config import DataOptions
+from runformer.config import DataOptions, MindRecordFiles
 from runformer.config.task import EvaluationTask
 from runformer.errors import ConfigError
 
@@ -44,8 +44,8 @@ def test_beside_training(tmp_path: Path) -> None:
     assert task.train.data.section == "train_dataset"
     assert task.evaluation == EvaluationTask(
         DataOptions(
-            (tmp_path / "eval.mindrecord",), ("input_ids", "labels"), shuffle=False, seed=1, drop_remainder=False,
-            pad_token_id=0, section="eval_dataset",
+            MindRecordFiles((tmp_path / "eval.mindrecord",)), ("input_ids", "labels"), shuffle=None, seed=1,
+            drop_remainder=False, pad_token_id=0, section="eval_dataset",
         ),
         batch_size=1,
         every_steps=100,

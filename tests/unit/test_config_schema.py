@@ -200,7 +200,6 @@ def test_sections_of_the_other_run_mode_are_checked_but_not_talked_about(tmp_pat
     "line",
     [
         "lr_scale: True",
-        "train_dataset_task: {dataset_config: {repeat: 2}}",
     ],
 )
 def test_what_cannot_be_done_is_refused_with_its_reason(tmp_path: Path, line: str) -> None:

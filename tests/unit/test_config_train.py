@@ -14,6 +14,7 @@ from runformer.config import (
     DeviceOptions,
     LossLineOptions,
     LossScaleOptions,
+    MindRecordFiles,
     OptimizerOptions,
     SaveOptions,
     ScheduleOptions,
@@ -44,7 +45,9 @@ def error_of(folder: Path, text: str, *arguments: str) -> str:
 
 def test_missing_sections_have_the_template_s_defaults(tmp_path: Path) -> None:
     assert train_of(tmp_path) == TrainTask(
-        data=DataOptions((tmp_path / "rows.mindrecord",), ("input_ids",), True, 1, pad_token_id=0),
+        data=DataOptions(
+            MindRecordFiles((tmp_path / "rows.mindrecord",)), ("input_ids",), "reference", 1, pad_token_id=0
+        ),
         epochs=1,
         batch_size=1,
         accumulation_steps=1,
@@ -185,7 +188,15 @@ def test_data_options(tmp_path: Path) -> None:
     data = load(tmp_path, text + model, "--num_samples", "3").train
     assert data is not None
     assert data.data == DataOptions(
-        (tmp_path / "rows.mindrecord",), ("a", "b"), False, 5, 3, False, True, pad_token_id=9, ignore_token_id=-1
+        MindRecordFiles((tmp_path / "rows.mindrecord",)),
+        ("a", "b"),
+        None,
+        5,
+        3,
+        False,
+        already_shifted=True,
+        pad_token_id=9,
+        ignore_token_id=-1,
     )
     seeded = load(tmp_path, text + model, "--train_dataset.seed", "8").train
     assert seeded is not None

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runformer.config.task import DataOptions
+from runformer.config.task import DataOptions, MindRecordFiles
 from runformer.data.batch import TokenBatch
 from runformer.data.dataset import TokenDataset
 from runformer.data.mindrecord import Column, MindRecordWriter
@@ -29,7 +29,7 @@ def write(path: Path, *records: dict[str, list[int]], **types: Column) -> Path:
 
 
 def options(*paths: Path, columns: tuple[str, ...] = ("input_ids",), **changes: Any) -> DataOptions:
-    return DataOptions(paths, columns, shuffle=False, seed=0, **{"pad_token_id": 0, **changes})
+    return DataOptions(MindRecordFiles(paths), columns, shuffle=None, seed=0, **{"pad_token_id": 0, **changes})
 
 
 def open_dataset(path: Path, *columns: str, **changes: Any) -> TokenDataset:

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runformer.config.task import DataOptions
+from runformer.config.task import DataOptions, MindRecordFiles
 from runformer.data.dataset import TokenDataset
 from runformer.data.loader import BatchLoader
 from runformer.data.mindrecord import Column, MindRecordWriter
-from runformer.data.order import SampleOrder
+from runformer.data.order import Shuffle, sample_order
 from runformer.errors import DataError
 
 SAMPLES = 13
@@ -31,11 +31,15 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> TokenDataset:
 
 
 def open_dataset(path: Path, vocab_size: int) -> TokenDataset:
-    return TokenDataset(DataOptions((path,), ("input_ids",), shuffle=True, seed=7), None, vocab_size)
+    return TokenDataset(
+        DataOptions(MindRecordFiles((path,)), ("input_ids",), shuffle="reference", seed=7), None, vocab_size
+    )
 
 
-def make_loader(dataset: TokenDataset, batch_size: int, drop: bool, shuffle: bool = True) -> BatchLoader:
-    return BatchLoader(dataset, SampleOrder(len(dataset), shuffle, 7), batch_size, drop)
+def make_loader(
+    dataset: TokenDataset, batch_size: int, drop: bool, shuffle: Shuffle | None = "reference"
+) -> BatchLoader:
+    return BatchLoader(dataset, sample_order(len(dataset), shuffle, 7), batch_size, drop)
 
 
 def samples_of(loader: BatchLoader, start: int, count: int) -> list[list[int]]:
@@ -45,7 +49,7 @@ def samples_of(loader: BatchLoader, start: int, count: int) -> list[list[int]]:
 
 def test_an_epoch_is_the_order_cut_into_batches(dataset: TokenDataset) -> None:
     loader = make_loader(dataset, 4, drop=False)
-    order = SampleOrder(SAMPLES, True, 7)
+    order = sample_order(SAMPLES, "reference", 7)
     assert (loader.steps_per_epoch, loader.samples_per_epoch) == (4, 13)
     batches = samples_of(loader, 0, 8)
     assert [len(batch) for batch in batches] == [4, 4, 4, 1] * 2
@@ -55,7 +59,7 @@ def test_an_epoch_is_the_order_cut_into_batches(dataset: TokenDataset) -> None:
 
 def test_the_remainder_is_dropped_and_the_next_epoch_is_whole(dataset: TokenDataset) -> None:
     loader = make_loader(dataset, 4, drop=True)
-    order = SampleOrder(SAMPLES, True, 7)
+    order = sample_order(SAMPLES, "reference", 7)
     assert (loader.steps_per_epoch, loader.samples_per_epoch) == (3, 12)
     batches = samples_of(loader, 0, 6)
     assert list(chain(*batches[:3])) == order.epoch(0).tolist()[:12]
@@ -63,9 +67,9 @@ def test_the_remainder_is_dropped_and_the_next_epoch_is_whole(dataset: TokenData
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(1, SAMPLES), st.booleans(), st.booleans(), st.integers(0, 12))
+@given(st.integers(1, SAMPLES), st.booleans(), st.sampled_from([None, "reference", "hashed"]), st.integers(0, 12))
 def test_going_on_from_the_cursor_gives_the_batches_of_an_uninterrupted_run(
-    dataset: TokenDataset, batch_size: int, drop: bool, shuffle: bool, done: int
+    dataset: TokenDataset, batch_size: int, drop: bool, shuffle: Shuffle | None, done: int
 ) -> None:
     whole = samples_of(make_loader(dataset, batch_size, drop, shuffle), 0, done + 5)
     cursor = sum(map(len, whole[:done]))
@@ -75,14 +79,14 @@ def test_going_on_from_the_cursor_gives_the_batches_of_an_uninterrupted_run(
 def test_too_few_samples_for_a_batch(dataset: TokenDataset) -> None:
     with pytest.raises(DataError, match="holds 13 samples, fewer than the 14 of one batch"):
         make_loader(dataset, 14, drop=True)
-    assert samples_of(make_loader(dataset, 14, drop=False, shuffle=False), 0, 1) == [list(range(SAMPLES))]
+    assert samples_of(make_loader(dataset, 14, drop=False, shuffle=None), 0, 1) == [list(range(SAMPLES))]
 
 
 def test_an_error_is_raised_when_its_batch_is_due(tmp_path: Path) -> None:
     path = tmp_path / "x.mindrecord"
     with MindRecordWriter(path, {"input_ids": Column("int32", (-1,))}) as writer:
         writer.write([{"input_ids": np.array([n, n], dtype="int32")} for n in range(4)])
-    loader = make_loader(open_dataset(path, vocab_size=3), 1, drop=True, shuffle=False)
+    loader = make_loader(open_dataset(path, vocab_size=3), 1, drop=True, shuffle=None)
     with loader.batches() as batches:
         assert [next(batches).inputs_BL.tolist() for _ in range(3)] == [[[0]], [[1]], [[2]]]
         with pytest.raises(DataError, match=r"record 3 .* token id 3"):

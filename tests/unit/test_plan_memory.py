@@ -17,6 +17,7 @@ from runformer.config.task import (
     DataOptions,
     LoraOptions,
     LossScaleOptions,
+    MindRecordFiles,
     ModelOptions,
     ModelTask,
     OptimizerOptions,
@@ -45,7 +46,7 @@ LORA = LoraOptions(rank=4, alpha=8, dropout=0.0, target_modules=".*wq|.*wv")
 
 
 def train_task(rows: int = ROWS, accumulation: int = 1) -> TrainTask:
-    data = DataOptions((), ("input_ids",), shuffle=False, seed=0)
+    data = DataOptions(MindRecordFiles(()), ("input_ids",), shuffle=None, seed=0)
     schedule = ScheduleOptions("ConstantWarmUpLR", {"learning_rate": 1e-3})
     return TrainTask(data, 1, rows, accumulation, OptimizerOptions(), schedule, LossScaleOptions(), None, None)
 

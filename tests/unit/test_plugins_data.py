@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from runformer import plugins
-from runformer.config.task import DataOptions, PluginOptions
+from runformer.config.task import DataOptions, MindRecordFiles, PluginOptions
 from runformer.data.dataset import TokenDataset
 from runformer.data.mindrecord import Column, MindRecordWriter
 from runformer.errors import ConfigError, DataError
@@ -34,7 +34,9 @@ def file(tmp_path: Path) -> Path:
 def dataset(
     file: Path, *handlers: str, columns: tuple[str, ...] = ("tokens",), length: int | None = LENGTH
 ) -> TokenDataset:
-    options = DataOptions((file,), columns, False, 0, handlers=tuple(PluginOptions(name, {}) for name in handlers))
+    options = DataOptions(
+        MindRecordFiles((file,)), columns, None, 0, handlers=tuple(PluginOptions(name, {}) for name in handlers)
+    )
     return TokenDataset(options, length, VOCABULARY)
 
 
@@ -46,13 +48,13 @@ def cut(record: dict[str, Any]) -> dict[str, Any]:
     return {name: values[: LENGTH + 1] for name, values in record.items()}
 
 
-def test_handlers_run_in_order_on_the_integer_columns(file: Path) -> None:
+def test_handlers_run_in_order_on_all_columns(file: Path) -> None:
     seen: list[list[str]] = []
     register("Look", lambda record: seen.append(sorted(record)) or record)
     register("Cut", cut)
     register("Label", lambda record: {**record, "labels": np.where(record["tokens"] < 4, -100, record["tokens"])})
     batch = dataset(file, "Look", "Cut", "Label", columns=("tokens", "labels")).rows([2, 0])
-    assert seen == [["tokens"]] * 2
+    assert seen == [["text", "tokens", "weight"]] * 2
     assert batch.inputs_BL.tolist() == [[1, 2, 3, 4, 5, 6]] * 2
     assert batch.labels_BL.tolist() == [[-100, -100, 4, 5, 6, 7]] * 2
 

@@ -21,6 +21,7 @@ from runformer.config.task import (
     EvaluationTask,
     LoadOptions,
     LoraOptions,
+    MindRecordFiles,
     ModelOptions,
     ModelTask,
     Task,
@@ -58,7 +59,12 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray, np
 @pytest.fixture
 def task(rows: tuple[Path, np.ndarray, np.ndarray], tmp_path: Path) -> Task:
     data = DataOptions(
-        (rows[0],), ("input_ids", "labels"), shuffle=False, seed=0, drop_remainder=False, pad_token_id=PAD
+        MindRecordFiles((rows[0],)),
+        ("input_ids", "labels"),
+        shuffle=None,
+        seed=0,
+        drop_remainder=False,
+        pad_token_id=PAD,
     )
     return Task(
         run_mode="eval",
@@ -187,8 +193,10 @@ def test_nothing_that_counts_is_an_error(task: Task, tmp_path: Path) -> None:
     padding = write_rows(tmp_path / "padding.mindrecord", [(tokens * PAD, tokens)])
     for path in (masked, padding):
         with pytest.raises(DataError, match=f"{path.name}: no token counts in the loss"):
-            Evaluator(with_data(task, paths=(path,)))
-    row = Evaluator(with_data(task, paths=(masked, write_rows(tmp_path / "one.mindrecord", [(tokens, tokens)]))))
+            Evaluator(with_data(task, source=MindRecordFiles((path,))))
+    row = Evaluator(
+        with_data(task, source=MindRecordFiles((masked, write_rows(tmp_path / "one.mindrecord", [(tokens, tokens)]))))
+    )
     assert row(undivided(model()), None, None).tokens == LENGTH
 
 
@@ -203,7 +211,7 @@ def test_a_bad_row_shows_when_the_data_is_opened(task: Task, tmp_path: Path, bad
     good = np.ones(LENGTH + 1, np.int32)
     path = write_rows(tmp_path / "x.mindrecord", [(good, good)] * 5 + [(bad, bad)])
     with pytest.raises(DataError, match=words):
-        Evaluator(with_data(task, paths=(path,)))
+        Evaluator(with_data(task, source=MindRecordFiles((path,))))
 
 
 def test_messages_name_the_evaluation_dataset(task: Task) -> None:

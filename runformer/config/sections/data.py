@@ -36,9 +36,14 @@ class DataLoader:
     """``data_loader``: which files rows come from."""
 
     type: str | None = sets("train.data", "Kind of dataset; MindDataset reads MindRecord files.")
-    dataset_dir: str | list[str] | None = sets("train.data.paths", "A MindRecord file, or a folder of them.")
-    dataset_files: str | list[str] | None = sets("train.data.paths", "The MindRecord files, one by one.")
-    shuffle: bool | None = sets("train.data.shuffle", "Whether rows come in a random order, new in each epoch.")
+    dataset_dir: str | list[str] | None = sets("train.data.source", "A MindRecord file, or a folder of them.")
+    dataset_files: str | list[str] | None = sets("train.data.source", "The MindRecord files, one by one.")
+    shuffle: bool | str | None = sets(
+        "train.data.shuffle",
+        "Whether rows come in a random order, new in each epoch. True or reference: the original's, number for number; "
+        "hashed: one that takes no memory.",
+        choices=("reference", "hashed"),
+    )
     num_samples: int | None = sets("train.data.num_samples", "How many rows of the dataset are used.", least=1)
     handler: list[Handler | PluginSection] | None = sets(
         "train.data.handlers",
@@ -98,9 +103,7 @@ class Dataset:
     prefetch_size: int | None = no_effect(LOADING, "Number of batches read ahead.")
     autotune_per_step: int | None = no_effect(LOADING, "How often reading is tuned.")
     profile: bool | None = no_effect(LOADING, "Whether reading is profiled.")
-    repeat: int | None = refused(
-        "give runner_config.epochs instead", "How often the dataset is repeated in an epoch.", accepted=(1,)
-    )
+    repeat: int = sets("train.data.repeat", "How often an epoch passes over the dataset.", 1, least=1, most=1_000_000)
     construct_args_key: list[str] | None = no_effect(ALWAYS, "Names of the model's inputs, in order.")
     output_columns: list[str] | None = no_effect(ALWAYS, "Names of the columns after reading.")
     column_order: list[str] | None = no_effect(ALWAYS, "Order of the columns.")

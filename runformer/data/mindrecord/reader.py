@@ -15,10 +15,11 @@ from runformer.data.mindrecord.index import index_path, read_index
 from runformer.data.mindrecord.records import Value, decode_blob, decode_raw
 from runformer.data.mindrecord.rows import RowTable, scan_rows
 from runformer.data.mindrecord.schema import Schema, blob_columns, raw_columns
+from runformer.data.records import Records
 from runformer.errors import DataError
 
 
-class MindRecordReader:
+class MindRecordReader(Records):
     """The records of one MindRecord dataset in file order: shard 0, shard 1, ….
 
     Args:
@@ -34,6 +35,7 @@ class MindRecordReader:
 
     def __init__(self, paths: str | Path | Sequence[str | Path]) -> None:
         self._shards: list[_Shard] = []
+        self.name = str(paths) if isinstance(paths, str | Path) else ", ".join(map(str, paths))
         try:
             if isinstance(paths, str | Path):
                 self._shards.extend(_open_all_shards(Path(paths)))
@@ -52,6 +54,11 @@ class MindRecordReader:
         for shard in self._shards[1:]:
             if shard.header.schema != first.header.schema:
                 raise DataError(f"{shard.path} has other columns than {first.path}", hint="open them apart")
+
+    @property
+    def column_names(self) -> Sequence[str]:
+        """In alphabetical order."""
+        return list(self.schema)
 
     @property
     def schema(self) -> Schema:
