@@ -68,7 +68,8 @@ def test_modes_of_a_multimodal_dataset_are_read(tmp_path: Path) -> None:
     with Path(f"{prefix}.idx").open("ab") as index:
         index.write(bytes([0, 1, 0, 1]))
     modes = IndexedDataset(prefix).modes
-    assert modes is not None and modes.tolist() == [0, 1, 0, 1]
+    assert modes is not None
+    assert modes.tolist() == [0, 1, 0, 1]
 
 
 def test_a_number_that_is_not_there_is_an_index_error(tmp_path: Path) -> None:
@@ -100,9 +101,8 @@ def test_writing_takes_no_memory_for_many_tokens(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_row_leaves_nothing_behind(tmp_path: Path, row: Any, words: str) -> None:
-    with pytest.raises(DataError, match=words), IndexedWriter(tmp_path / "text", np.uint16) as writer:
-        writer.add([1])
-        writer.add(row)
+    with pytest.raises(DataError, match=words):
+        written(tmp_path / "text", [[1], row], np.uint16)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -185,13 +185,13 @@ def test_damaged_files_give_an_error_or_the_right_lengths(tmp_path: Path, data: 
     tracemalloc.start()
     try:
         dataset = IndexedDataset(prefix)
-        read = [dataset[number] for number in range(len(dataset))]
-    except DataError as error:
-        assert "text." in error.message
+    except DataError:
         return
     finally:
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert most < 1 << 20
+    read = [dataset[number].tolist() for number in range(len(dataset))]
+    assert list(map(len, read)) == list(map(len, ROWS))
     if ending == "idx" and dataset.dtype == np.int32:
-        assert [row.tolist() for row in read] == ROWS
+        assert read == ROWS

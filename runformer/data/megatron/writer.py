@@ -65,11 +65,11 @@ class IndexedWriter:
         Raises:
             DataError: the tokens are not a row of integers, or too many, or one does not fit the dtype.
         """
-        assert self._data is not None and self._lengths is not None, "add() belongs into a with block"
+        data, lengths = self._open_files()
         row = self._checked(np.asarray(tokens))
         with self._explaining_failure():
-            self._data.write(np.ascontiguousarray(row, dtype=self._dtype))
-            self._lengths.write(LENGTH.type(row.size).tobytes())
+            data.write(np.ascontiguousarray(row, dtype=self._dtype).data)
+            lengths.write(LENGTH.type(row.size).tobytes())
         self._sequences += 1
 
     def _checked(self, row: NDArray[Any]) -> NDArray[Any]:
@@ -86,13 +86,17 @@ class IndexedWriter:
                     raise DataError(message, hint="choose a larger dtype")
         return row
 
+    def _open_files(self) -> tuple[BinaryIO, BinaryIO]:
+        if self._data is None or self._lengths is None:
+            raise ValueError("an IndexedWriter writes in a with block")
+        return self._data, self._lengths
+
     def _commit(self) -> None:
-        assert self._data is not None and self._lengths is not None
-        self._data.close()
-        self._lengths.flush()
+        data, lengths = self._open_files()
+        data.close()
         staged = self._folder / "idx"
         with staged.open("wb", _BUFFER) as index:
-            self._write_index(index, self._lengths)
+            self._write_index(index, lengths)
         # An old index must not be seen beside new tokens.
         index_path(self._prefix).unlink(missing_ok=True)
         (self._folder / "bin").replace(data_path(self._prefix))
@@ -106,10 +110,10 @@ class IndexedWriter:
         begin = 0  # of a chunk, in bytes of the data
         while chunk := lengths.read(_CHUNK * LENGTH.itemsize):
             ends = begin + np.cumsum(np.frombuffer(chunk, LENGTH), dtype=POINTER) * self._dtype.itemsize
-            index.write(np.concatenate(([begin], ends[:-1])).astype(POINTER))
+            index.write(np.concatenate(([begin], ends[:-1])).astype(POINTER).tobytes())
             begin = int(ends[-1])
         for first in range(0, self._sequences + 1, _CHUNK):
-            index.write(np.arange(first, min(first + _CHUNK, self._sequences + 1), dtype=DOCUMENT))
+            index.write(np.arange(first, min(first + _CHUNK, self._sequences + 1), dtype=DOCUMENT).tobytes())
 
     @contextmanager
     def _explaining_failure(self) -> Iterator[None]:
