@@ -86,11 +86,19 @@ def integer_bounds() -> Case:
     wide = np.array([*edges, -(2**63), 2**63 - 1, 2**62, -(2**62) - 1], dtype="int64")
     narrow = wide[np.abs(wide.astype(float)) < 2.0**31].astype("int32")
     records = [
-        {"a": np.roll(narrow, number), "b": np.roll(wide, number), "k": int(wide[number % wide.size]),
-         "i": int(narrow[number % narrow.size])}
+        {
+            "a": np.roll(narrow, number),
+            "b": np.roll(wide, number),
+            "k": int(wide[number % wide.size]),
+            "i": int(narrow[number % narrow.size]),
+        }
         for number in range(wide.size)
-    ]  # fmt: skip
-    return Case("integer_bounds", {"a": ids(-1), "b": {"type": "int64", "shape": [-1]}, "k": {"type": "int64"}, "i": {"type": "int32"}}, records)  # fmt: skip # noqa: E501
+    ]
+    return Case(
+        "integer_bounds",
+        {"a": ids(-1), "b": {"type": "int64", "shape": [-1]}, "k": {"type": "int64"}, "i": {"type": "int32"}},
+        records,
+    )
 
 
 def float_bounds() -> Case:
@@ -109,7 +117,22 @@ def float_bounds() -> Case:
 
 
 def unicode_text() -> Case:
-    texts = ["", "a", "é" * 15, "é" * 16, "漢字かな", "👩‍👩‍👧", "\u202edlrow", "x" * 31, "x" * 32, "y" * 255, "y" * 256, "z" * 65535 * 0 + "z" * 9000, "'\"\\;--", "line\nline\ttab"]  # fmt: skip # noqa: E501
+    texts = [
+        "",
+        "a",
+        "é" * 15,
+        "é" * 16,
+        "漢字かな",
+        "👩‍👩‍👧",
+        "\u202edlrow",
+        "x" * 31,
+        "x" * 32,
+        "y" * 255,
+        "y" * 256,
+        "z" * 9000,
+        "'\"\\;--",
+        "line\nline\ttab",
+    ]
     records = [{"text": text, "ids": repeated(number, 4)} for number, text in enumerate(texts)]
     return Case(
         "unicode_text", {"text": {"type": "string"}, "ids": ids(-1)}, records, description='Größe 漢字 "quoted"'
@@ -126,10 +149,15 @@ def many_columns() -> Case:
         "Z": ids(2, 2),
     }
     records = [
-        {**{f"c{column:02}": number * column for column in range(20)}, "Upper_1": str(number), "9digit": np.ones(1, "float32"),
-         "order": number, "Z": np.full((2, 2), number, "int32")}
+        {
+            **{f"c{column:02}": number * column for column in range(20)},
+            "Upper_1": str(number),
+            "9digit": np.ones(1, "float32"),
+            "order": number,
+            "Z": np.full((2, 2), number, "int32"),
+        }
         for number in range(9)
-    ]  # fmt: skip
+    ]
     return Case("many_columns", schema, records)
 
 
@@ -196,7 +224,13 @@ def moved_groups() -> Case:
 
 def many_pages() -> Case:
     records = [{"ids": np.full(7000, number, "int64"), "k": number} for number in range(240)]
-    return Case("many_pages", {"ids": {"type": "int64", "shape": [-1]}, "k": {"type": "int32"}}, records, calls=16, header_size=64 * KIB)  # fmt: skip # noqa: E501
+    return Case(
+        "many_pages",
+        {"ids": {"type": "int64", "shape": [-1]}, "k": {"type": "int32"}},
+        records,
+        calls=16,
+        header_size=64 * KIB,
+    )
 
 
 def single_calls() -> Case:
@@ -226,10 +260,26 @@ def parallel_writer() -> Case:
 
 
 _MAKERS: list[Callable[[], Case]] = [
-    every_type, integer_bounds, float_bounds, unicode_text, many_columns, digit_first, no_arrays, no_scalars, some_empty_arrays,
-    exact_fit, exact_fit_of_scalars, a_record_as_large_as_a_page, moved_groups, many_pages, single_calls,
-    indexed_column, indexed_columns, no_records, parallel_writer,
-]  # fmt: skip
+    every_type,
+    integer_bounds,
+    float_bounds,
+    unicode_text,
+    many_columns,
+    digit_first,
+    no_arrays,
+    no_scalars,
+    some_empty_arrays,
+    exact_fit,
+    exact_fit_of_scalars,
+    a_record_as_large_as_a_page,
+    moved_groups,
+    many_pages,
+    single_calls,
+    indexed_column,
+    indexed_columns,
+    no_records,
+    parallel_writer,
+]
 
 
 def _one_column_each() -> Iterator[Case]:

@@ -12,12 +12,12 @@ smaller cases for ``tests/unit/test_data_mindrecord_layouts.py``, which needs no
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import shutil
 import sqlite3
 import sys
 import tempfile
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -35,10 +35,24 @@ from runformer.data.mindrecord import Column, MindRecordReader, MindRecordWriter
 from runformer.data.order import sample_order
 
 SAVED = [
-    "every_type", "integer_bounds", "float_bounds", "unicode_text", "many_columns", "no_scalars", "some_empty_arrays",
-    "exact_fit", "exact_fit_of_scalars", "page_sized_records", "moved_groups", "single_calls", "indexed_column",
-    "no_records", "parallel_writer", "shards_11_even", "shards_4_uneven", "page_36K_header_20K",
-]  # fmt: skip
+    "every_type",
+    "integer_bounds",
+    "float_bounds",
+    "unicode_text",
+    "many_columns",
+    "no_scalars",
+    "some_empty_arrays",
+    "exact_fit",
+    "exact_fit_of_scalars",
+    "page_sized_records",
+    "moved_groups",
+    "single_calls",
+    "indexed_column",
+    "no_records",
+    "shards_11_even",
+    "shards_4_uneven",
+    "page_36K_header_20K",
+]
 ORDERS = [(size, seed) for size in (1, 2, 3, 10, 257, 1000) for seed in (1, 42)] + [(46340, 7), (46341, 7), (50000, 7)]
 
 
@@ -95,7 +109,11 @@ def first_file(case: Case, folder: Path) -> Path:
 
 def files(case: Case, folder: Path) -> list[Path]:
     digits = len(str(case.shards - 1))
-    return [folder / f"x.mindrecord{number:0{digits}}" for number in range(case.shards)] if case.shards > 1 else [first_file(case, folder)]  # fmt: skip # noqa: E501
+    return (
+        [folder / f"x.mindrecord{number:0{digits}}" for number in range(case.shards)]
+        if case.shards > 1
+        else [first_file(case, folder)]
+    )
 
 
 def calls(case: Case) -> Iterator[list[dict[str, Any]]]:
@@ -116,7 +134,10 @@ def write_theirs(case: Case, folder: Path) -> None:
 
 
 def write_ours(case: Case, folder: Path) -> None:
-    columns = {name: Column(about["type"], tuple(about["shape"]) if "shape" in about else None) for name, about in case.schema.items()}  # fmt: skip # noqa: E501
+    columns = {
+        name: Column(about["type"], tuple(about["shape"]) if "shape" in about else None)
+        for name, about in case.schema.items()
+    }
     sizes = {"header_size": case.header_size, "page_size": case.page_size}
     with MindRecordWriter(
         folder / "x.mindrecord", columns, shard_num=case.shards, description=case.description, **sizes
@@ -262,16 +283,11 @@ def check_orders(folder: Path) -> int:
 
 
 def save(case: Case, folder: Path, target: Path) -> None:
-    """MindSpore's files, compressed, and the records in their order."""
+    """MindSpore's files and the records in their order, in one archive without dates."""
     target.mkdir(parents=True, exist_ok=True)
-    for number, file in enumerate(files(case, folder / "theirs")):
-        for kind, source in (("data", file), ("db", Path(f"{file}.db"))):
-            content = gzip.compress(source.read_bytes(), mtime=0)
-            (target / f"{case.name}.{number:02}.{kind}.gz").write_bytes(content)
     about = {
         "mindspore": mindspore.__version__,
         "files": [file.name for file in files(case, folder / "theirs")],
-        "apart": case.parallel,
         "schema": case.schema,
         "description": case.description,
         "header_size": case.header_size,
@@ -280,8 +296,11 @@ def save(case: Case, folder: Path, target: Path) -> None:
         "index": list(case.index),
         "records": [plain(record) for record in read_ours(case, folder / "theirs")],
     }
-    text = json.dumps(about, ensure_ascii=False, separators=(",", ":")).encode()
-    (target / f"{case.name}.json.gz").write_bytes(gzip.compress(text, mtime=0))
+    with zipfile.ZipFile(target / f"{case.name}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(zipfile.ZipInfo("about.json"), json.dumps(about, ensure_ascii=False), zipfile.ZIP_DEFLATED)
+        for file in files(case, folder / "theirs"):
+            for kept in (file, Path(f"{file}.db")):
+                archive.writestr(zipfile.ZipInfo(kept.name), kept.read_bytes(), zipfile.ZIP_DEFLATED)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def _of_mindrecord(records: MindRecordReader) -> list[tuple[str, str]]:
         lines.append(("description", first.description))
     lines += [("column", f"{name}: {column_text(column)}") for name, column in records.schema.items()]
     lines.append(("pages", f"of {size_text(first.page_size)}, after a header of {size_text(first.header_size)}"))
-    saved = sum(header.compression_size for header in headers)
+    saved = first.compression_size  # each shard tells that of all
     if saved:
         lines.append(("saved", f"{size_text(saved)} by packing integers"))
     shown = list(zip(records.paths, headers, strict=True))[:_SHARDS_SHOWN]

@@ -19,7 +19,6 @@ from pathlib import Path
 from runformer.data.inspect.files import read_header
 from runformer.data.mindrecord.header import Header
 from runformer.data.mindrecord.index import index_path, write_index
-from runformer.data.mindrecord.rows import scan_rows
 from runformer.data.open import mindrecord_files
 from runformer.errors import DataError
 
@@ -107,7 +106,7 @@ def _build(path: Path, header: Header, target: Path) -> None:
     """Write the index that the data itself asks for."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
-            write_index(target, path.name, data, header, scan_rows(data, header))
+            write_index(target, path.name, data, header)
         except ValueError as error:
             hint = "copy the file again, or make it anew: an index cannot mend it"
             raise DataError(f"{path} is damaged: {error}", hint=hint) from error
