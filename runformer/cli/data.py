@@ -84,10 +84,9 @@ def _parser() -> argparse.ArgumentParser:
         "index": "write the .db beside a MindRecord file where it is missing or disagrees with the data",
     }
     added = {name: commands.add_parser(name, help=text, description=text) for name, text in texts.items()}
-    for command in added.values():
-        command.add_argument(
-            "files", nargs="+", type=Path, metavar="FILE", help="a MindRecord file, or a folder of them"
-        )
+    for name, command in added.items():
+        what = "a MindRecord file or a folder of them" + ("" if name == "index" else "; or a Megatron prefix")
+        command.add_argument("files", nargs="+", type=Path, metavar="FILE", help=what)
     for name in ("show", "stats"):
         text = "the column of tokens, and of labels (default: the usual names)"
         added[name].add_argument("--columns", nargs="+", default=(), metavar="NAME", help=text)

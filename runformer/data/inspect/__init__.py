@@ -3,6 +3,7 @@
 ::
 
     files.py    opening whatever kind of file it is; which columns hold tokens
+    indexed.py  documents of Megatron-LM's files as records
     facts.py    what a dataset's files say about themselves
     show.py     some records in a terminal
     tokens.py   token ids as text, with what does not count greyed

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from runformer.data.inspect.files import read_header
+from runformer.data.inspect.indexed import IndexedDocuments
 from runformer.data.mindrecord import MindRecordReader
 from runformer.data.mindrecord.header import BLOB, RAW, Header
 from runformer.data.mindrecord.index import index_path
@@ -19,6 +20,8 @@ def facts(records: Records) -> list[tuple[str, str]]:
     """(What, how it is) of a dataset, in the order to be shown; several lines with the same "what" may follow."""
     if isinstance(records, MindRecordReader):
         return _of_mindrecord(records)
+    if isinstance(records, IndexedDocuments):
+        return _of_indexed(records)
     return [("records", f"{len(records):,}"), ("columns", ", ".join(records.column_names))]
 
 
@@ -70,3 +73,15 @@ def _file_text(path: Path, header: Header) -> str:
     indexed = f"index of {size_text(index.stat().st_size)}" if index.exists() else "no index"
     shard = f"shard {header.shard_id} of {len(header.shard_names)}, " if len(header.shard_names) > 1 else ""
     return f"{path.name}: {shard}{header.rows:,} records, {size}, {pages} of arrays and of scalars, {indexed}"
+
+
+def _of_indexed(records: IndexedDocuments) -> list[tuple[str, str]]:
+    dataset = records.dataset
+    lines = [
+        ("format", f"Megatron-LM's indexed dataset, tokens are {dataset.dtype}"),
+        ("records", f"{len(records):,} documents of {len(dataset):,} sequences"),
+        ("tokens", f"{len(dataset.tokens):,}"),
+    ]
+    if dataset.modes is not None:
+        lines.append(("modes", "each sequence has one: the dataset is multimodal"))
+    return [*lines, *(("file", f"{path.name}: {size_text(path.stat().st_size)}") for path in records.paths)]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from runformer.data import IGNORED
 from runformer.data.inspect.files import TokenColumns
+from runformer.data.inspect.indexed import IndexedDocuments
 from runformer.data.packing import count_rows
 from runformer.data.records import Ids, Records, RowLengthError
 from runformer.errors import DataError
@@ -36,6 +37,7 @@ class Figures:
         row_length: tokens of a row in training; None: not known, as records differ and nobody said.
         pad_token_id: None: nothing is taken for padding.
         largest, smallest: of all ids, labels not among them; None: there is no token.
+        runs_on: samples are cut from all records one after the other, as Megatron-LM does, and have no padding.
         beyond: tokens whose id is 2**24 or more, which are not among ``distinct``.
     """
 
@@ -47,6 +49,7 @@ class Figures:
     row_length: int | None = None
     pad_token_id: int | None = None
     pad_guessed: bool = False
+    runs_on: bool = False
     smallest: int | None = None
     largest: int | None = None
     distinct: int = 0
@@ -68,6 +71,14 @@ class Figures:
         """Records with more tokens than a row."""
         row = self.row_length
         return 0 if row is None else sum(count for length, count in self.lengths.items() if length > row)
+
+    @property
+    def padding(self) -> float:
+        """Which part of what training reads is padding: 0 to 1."""
+        packing = self.packing()
+        if self.runs_on or not self.stored:
+            return 0.0
+        return 1 - (self.tokens / self.stored if packing is None else packing.efficiency_before)
 
     def quantile(self, part: float) -> int:
         """The length that ``part`` of the records do not exceed; 0 where there is no record."""
@@ -131,8 +142,8 @@ def count(
     Raises:
         DataError: a record is damaged, or has not as many labels as tokens.
     """
-    figures = Figures(pad_token_id=pad_token_id)
-    if pad_token_id is None:
+    figures = Figures(pad_token_id=pad_token_id, runs_on=isinstance(records, IndexedDocuments))
+    if pad_token_id is None and not figures.runs_on:
         figures.pad_token_id = _guess_padding(records, columns.tokens)
         figures.pad_guessed = figures.pad_token_id is not None
     seen = np.zeros(0, dtype=bool)

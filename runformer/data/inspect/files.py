@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from runformer.data.inspect.indexed import IndexedDocuments, megatron_prefix
 from runformer.data.mindrecord.header import LENGTH, Header, parse_header
 from runformer.data.open import open_mindrecord
 from runformer.data.records import Records
@@ -33,12 +34,17 @@ class TokenColumns:
 
 
 def open_dataset(path: Path) -> Records:
-    """The records of a file, of the files in a folder, or of a prefix.
+    """The records of a MindRecord file or of those in a folder, or the documents of a Megatron prefix.
 
     Raises:
         DataError: there is no such file, or it is damaged.
     """
-    return open_mindrecord([path])
+    if path.suffix == ".db" and path.with_suffix("").is_file():
+        raise DataError(
+            f"{path} is the index of a MindRecord file", hint=f"give the file itself: {path.with_suffix('')}"
+        )
+    prefix = megatron_prefix(path)
+    return open_mindrecord([path]) if prefix is None else IndexedDocuments(prefix)
 
 
 def token_columns(records: Records, wanted: Sequence[str] = ()) -> TokenColumns | None:

@@ -17,6 +17,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from runformer.data.inspect.files import read_header
+from runformer.data.inspect.indexed import megatron_prefix
 from runformer.data.mindrecord.header import Header
 from runformer.data.mindrecord.index import index_path, write_index
 from runformer.data.open import mindrecord_files
@@ -59,6 +60,11 @@ def reindex(path: Path) -> Iterator[Reindexed]:
     Raises:
         DataError: a data file is missing or damaged, or an index cannot be written.
     """
+    if megatron_prefix(path) is not None:
+        hint = "index is for the .db of MindRecord files; make the dataset anew if its .idx is damaged"
+        raise DataError(f"{path} belongs to Megatron-LM's indexed dataset", hint=hint)
+    if path.suffix == ".db" and path.with_suffix("").is_file():
+        path = path.with_suffix("")
     for file in mindrecord_files(path) if path.is_dir() else _with_shards(path):
         yield _reindex_file(file)
 

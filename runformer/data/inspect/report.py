@@ -30,7 +30,8 @@ def as_json(figures: Figures) -> dict[str, Any]:
         "row_length": figures.row_length,
         "pad_token_id": figures.pad_token_id,
         "pad_token_id_guessed": figures.pad_guessed,
-        "padding_percent": round(100 * _padding(figures), 3),
+        "samples_run_on": figures.runs_on,
+        "padding_percent": round(100 * figures.padding, 3),
         "smallest_id": figures.smallest,
         "largest_id": figures.largest,
         "distinct_ids": figures.distinct,
@@ -56,7 +57,7 @@ def as_text(figures: Figures) -> str:
         ("tokens", f"{figures.tokens:,} without padding, {figures.stored:,} with it"),
         ("counted", f"{figures.counted:,} in the loss{_share(figures.counted, figures.tokens)}"),
         ("lengths", f"{min(figures.lengths, default=0):,} to {longest:,}, median {figures.quantile(0.5):,}"),
-        ("padding", f"{100 * _padding(figures):.1f} % of {_rows(figures)}{_pad_text(figures)}"),
+        ("padding", _padding(figures)),
         ("ids", _ids(figures)),
     ]
     if figures.too_long:
@@ -71,23 +72,16 @@ def as_text(figures: Figures) -> str:
     return "\n".join(text)
 
 
-def _padding(figures: Figures) -> float:
-    """Which part of what training sees is padding: 0 to 1."""
-    packing = figures.packing()
-    if packing is not None:
-        return 1 - packing.efficiency_before
-    return 1 - figures.tokens / figures.stored if figures.stored else 0.0
-
-
-def _rows(figures: Figures) -> str:
-    return "what is stored" if figures.row_length is None else f"rows of {figures.row_length:,} tokens"
-
-
-def _pad_text(figures: Figures) -> str:
+def _padding(figures: Figures) -> str:
+    if figures.runs_on:
+        return "none: samples run on from document to document"
+    rows = "what is stored" if figures.row_length is None else f"rows of {figures.row_length:,} tokens"
     if figures.pad_token_id is None:
-        return "; no id was taken for padding (--pad_token_id names one)"
-    source = ", a guess by how records end (--pad_token_id sets it)" if figures.pad_guessed else ""
-    return f"; padding is id {figures.pad_token_id}{source}"
+        source = "no id was taken for padding (--pad_token_id names one)"
+    else:
+        guessed = ", a guess by how records end (--pad_token_id sets it)" if figures.pad_guessed else ""
+        source = f"padding is id {figures.pad_token_id}{guessed}"
+    return f"{100 * figures.padding:.1f} % of {rows}; {source}"
 
 
 def _ids(figures: Figures) -> str:
@@ -107,11 +101,11 @@ def _packing(figures: Figures) -> str:
         return (
             "there is nothing to pack" if not figures.tokens else "not worked out: --seq_length says how long rows are"
         )
-    after = f"{packing.rows_after:,} rows ({100 * packing.efficiency_after:.1f} % tokens)"
-    before = f"{packing.rows_before:,} rows ({100 * packing.efficiency_before:.1f} % tokens)"
+    before = f"one record a row takes {packing.rows_before:,} rows ({100 * packing.efficiency_before:.1f} % tokens)"
     if packing.rows_after == packing.rows_before:
-        return f"would save nothing: {before} as they are"
-    return f"{before} → {after}, {packing.rows_before / packing.rows_after:.2f} times fewer"
+        return f"would save nothing: {before}"
+    after = f"packed, {packing.rows_after:,} ({100 * packing.efficiency_after:.1f} %)"
+    return f"{before}; {after}: {packing.rows_before / packing.rows_after:.2f} times fewer"
 
 
 def _share(part: int, whole: int) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.padding import Padding
 from rich.text import Text
 
 from runformer.data import IGNORED
@@ -68,7 +69,10 @@ def _print_record(
 ) -> None:
     values = records.read_columns(record, list(records.column_names))
     console.print()
-    console.print(_line(f"record {record:,}", style="bold").append(f"  {records.describe(record)}", style="dim"))
+    head, place = _line(f"record {record:,}", style="bold"), records.describe(record)
+    if place != f"record {record} of {records.name}":
+        head.append(f"  {place}", style="dim")
+    console.print(head, soft_wrap=True)
     if columns is not None:
         _print_tokens(values, columns, choice, console)
     shown = () if columns is None else columns.names
@@ -85,14 +89,16 @@ def _print_tokens(values: Mapping[str, Any], columns: TokenColumns, choice: Choi
     head = _line(f"  {columns.tokens}", style="cyan").append(f"  {tokens_T.dtype} {list(tokens_T.shape)}", style="none")
     if labels_T is not None:
         learnt = int((labels_T != IGNORED).sum())
-        head.append(f", of which {columns.labels} counts {learnt:,}; the others are grey")
+        head.append(f"; in {columns.labels} {learnt:,} positions count, the others are grey")
     console.print(head, soft_wrap=True)
     labels_T = None if labels_T is None or labels_T.shape != tokens_T.shape else labels_T
     text = _text(tokens_T[:length], labels_T, choice)
     if length < len(tokens_T):
         text.append(f" … ×{len(tokens_T) - length:,} padding", style="magenta")
-    # Where nobody reads it in a terminal, lines are those of the text.
-    console.print(text, soft_wrap=not console.is_terminal)
+    if console.is_terminal:
+        console.print(Padding(text, (0, 0, 0, 4)))
+    else:  # lines are those of the text
+        console.print(text, soft_wrap=True)
 
 
 def unpadded(tokens_T: Ids, pad: int | None) -> int:
@@ -108,17 +114,17 @@ def _text(tokens_T: Ids, labels_T: Ids | None, choice: Choice) -> Text:
     """All tokens, or the first and the last of them with their number between."""
     limit = len(tokens_T) if choice.tokens is None else choice.tokens
     if len(tokens_T) <= limit:
-        return _styled(tokens_T, labels_T, choice.tokenizer)
+        return _styled(tokens_T, labels_T, choice.tokenizer, cut=False)
     begin, end = limit - limit // 4, len(tokens_T) - limit // 4
-    first = _styled(tokens_T[:begin], labels_T, choice.tokenizer)
+    first = _styled(tokens_T[:begin], labels_T, choice.tokenizer, cut=True)
     first.append(f"\n… {end - begin:,} tokens …\n", style="magenta")
-    return first + _styled(tokens_T[end:], None if labels_T is None else labels_T[end:], choice.tokenizer)
+    return first + _styled(tokens_T[end:], None if labels_T is None else labels_T[end:], choice.tokenizer, cut=True)
 
 
-def _styled(tokens_T: Ids, labels_T: Ids | None, tokenizer: Tokenizer | None) -> Text:
+def _styled(tokens_T: Ids, labels_T: Ids | None, tokenizer: Tokenizer | None, *, cut: bool) -> Text:
     stretches = kinds(labels_T, len(tokens_T))
     parts: list[Part] = (
-        as_numbers(tokens_T, stretches) if tokenizer is None else as_text(tokens_T, stretches, tokenizer)
+        as_numbers(tokens_T, stretches) if tokenizer is None else as_text(tokens_T, stretches, tokenizer, cut=cut)
     )
     return Text.assemble(*((part.text, "none" if part.counts else "dim") for part in parts))
 

@@ -42,17 +42,21 @@ def as_numbers(tokens_T: Ids, stretches: Sequence[tuple[int, int, bool]]) -> lis
     return [Part("".join(f"{token} " for token in tokens_T[begin:end].tolist()), c) for begin, end, c in stretches]
 
 
-def as_text(tokens_T: Ids, stretches: Sequence[tuple[int, int, bool]], tokenizer: Tokenizer) -> list[Part]:
+def as_text(
+    tokens_T: Ids, stretches: Sequence[tuple[int, int, bool]], tokenizer: Tokenizer, *, cut: bool = False
+) -> list[Part]:
     """What the ids say. A character whose bytes lie in two stretches belongs to the later one.
 
-    Each stretch is decoded together with all before it: some tokenizers drop the space at the beginning of a text.
+    ``cut`` tells that there are more tokens around these: half a character at an end is left out. Each stretch is decoded together with all before it: some tokenizers drop the space at the beginning of a text.
     """
     ids = [token if 0 <= token < tokenizer.vocab_size else -1 for token in tokens_T.tolist()]
     parts, before = [], ""
     for begin, end, counts in stretches:
         known = [token for token in ids[:end] if token >= 0]
         text = tokenizer.decode(known, skip_special_tokens=False)
-        if end < len(ids):
+        if cut:
+            text = text.lstrip(_BROKEN)
+        if cut or end < len(ids):
             text = text.rstrip(_BROKEN)
         shared = len(before) if text.startswith(before) else _common(before, text)
         unknown = sum(token < 0 for token in ids[begin:end])
