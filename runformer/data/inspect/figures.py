@@ -24,6 +24,7 @@ _BATCH_RECORDS = 1 << 14
 _MOST_IDS = 1 << 24  # smaller ids are told apart by one byte each; no vocabulary is larger
 _PADDING_RUN = 4  # so many equal tokens at the end of a record are taken for padding
 _LOOKED_AT = 1000  # records in which padding is looked for
+_AGREE = 0.75  # so many of those with such an end have the same
 
 
 @dataclass(slots=True)
@@ -160,13 +161,17 @@ def count(
 
 
 def _guess_padding(records: Records, column: str) -> int | None:
-    """The id that ends records with a run of itself, where it is one id that does so."""
-    ends: set[int] = set()
+    """The id that ends most of the records that end with a run of one id."""
+    ends: Counter[int] = Counter()
     for record in range(min(len(records), _LOOKED_AT)):
-        tokens_T = records.read_columns(record, [column])[column][-_PADDING_RUN:]
-        if len(tokens_T) == _PADDING_RUN and (tokens_T == tokens_T[0]).all():
-            ends.add(int(tokens_T[0]))
-    return ends.pop() if len(ends) == 1 else None
+        tokens_T = records.read_columns(record, [column])[column]
+        same_T = tokens_T == tokens_T[-1:]
+        if same_T[-_PADDING_RUN:].sum() == _PADDING_RUN and not same_T.all():
+            ends[int(tokens_T[-1])] += 1
+    for token, times in ends.most_common(1):
+        if times >= _AGREE * ends.total():
+            return token
+    return None
 
 
 def _count_lengths(figures: Figures, sizes_B: Ids, tokens_N: Ids, labels_N: Ids | None) -> None:

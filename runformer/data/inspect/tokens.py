@@ -47,7 +47,8 @@ def as_text(
 ) -> list[Part]:
     """What the ids say. A character whose bytes lie in two stretches belongs to the later one.
 
-    ``cut`` tells that there are more tokens around these: half a character at an end is left out. Each stretch is decoded together with all before it: some tokenizers drop the space at the beginning of a text.
+    ``cut`` tells that there are more tokens around these: half a character at an end is left out. Each stretch is
+    decoded together with all before it: some tokenizers drop the space at the beginning of a text.
     """
     ids = [token if 0 <= token < tokenizer.vocab_size else -1 for token in tokens_T.tolist()]
     parts, before = [], ""
