@@ -457,7 +457,8 @@ def test_an_index_of_fewer_columns_agrees(indexed: Path) -> None:
         ("UPDATE SHARD_NAME SET NAME = 'y.mindrecord'", "it is that of y.mindrecord"),
         ("DELETE FROM SHARD_NAME", "it is that of no file"),
         ("DROP TABLE SHARD_NAME", "it cannot be read"),
-        ("DROP TABLE INDEXES", "it has no places of records"),
+        ("DROP TABLE INDEXES", "it cannot be read (it has no table INDEXES)"),
+        ("ALTER TABLE INDEXES RENAME TO kept", "it cannot be read (it has no table INDEXES)"),
     ],
 )
 def test_an_index_that_disagrees_is_made_anew(indexed: Path, statement: str, wrong: str) -> None:
@@ -470,6 +471,14 @@ def test_an_index_that_disagrees_is_made_anew(indexed: Path, statement: str, wro
     assert how.startswith(wrong)
     assert index.read_bytes() == right
     assert [path.name for path in indexed.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_view_in_the_place_of_the_table_is_not_asked(indexed: Path) -> None:
+    index = Path(f"{indexed}.db")
+    edit(index, "DROP TABLE INDEXES")
+    endless = "WITH RECURSIVE c(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM c) SELECT n AS ROW_ID FROM c"
+    edit(index, f"CREATE VIEW INDEXES AS {endless}")
+    assert outcomes(indexed) == [(True, "it cannot be read (it has no table INDEXES)")]
 
 
 def test_an_index_with_more_records(indexed: Path) -> None:

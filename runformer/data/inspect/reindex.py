@@ -20,6 +20,7 @@ from runformer.data.inspect.files import read_header
 from runformer.data.inspect.indexed import megatron_prefix
 from runformer.data.mindrecord.header import Header
 from runformer.data.mindrecord.index import index_path, write_index
+from runformer.data.mindrecord.sqlite_file import connect_to_index
 from runformer.data.open import mindrecord_files
 from runformer.errors import DataError
 
@@ -121,14 +122,10 @@ def _build(path: Path, header: Header, target: Path) -> None:
 def _difference(old: Path, new: Path) -> str | None:
     """How an index differs from the right one; None: not at all, or only in having fewer columns indexed."""
     try:
-        with closing(_open(old)) as left, closing(_open(new)) as right:
+        with closing(connect_to_index(old)) as left, closing(connect_to_index(new)) as right:
             return _difference_of_names(left, right) or _difference_of_rows(left, right)
     except (sqlite3.Error, OverflowError, UnicodeDecodeError) as error:
         return f"it cannot be read ({error})"
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
 
 
 def _difference_of_names(left: sqlite3.Connection, right: sqlite3.Connection) -> str | None:
