@@ -1,7 +1,7 @@
 """What is done with bytes from anywhere: each target reads them, and lets through what no reader should raise.
 
 A target takes bytes and raises only where a reader does what it should not: another exception than the documented
-one, or two ways to read the same thing that do not agree. ``seeds`` gives valid input for each, to be changed from there.
+one, or two ways to read the same thing that do not agree. Beside each is valid input for it, to be changed from there.
 """
 
 from __future__ import annotations
