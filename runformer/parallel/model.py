@@ -166,7 +166,7 @@ class ParallelModel:
 
     def _forward(self, module: nn.Module, inputs: Inputs, loss: Loss, number: int) -> Tensor:
         enter_place(self.stages[0], inputs)
-        hidden = module(inputs.tokens_BC, positions=inputs.positions_C, mask=inputs.mask, caches=inputs.keys)
+        hidden = module(inputs.tokens_BC, positions=inputs.rotary, mask=inputs.mask, caches=inputs.keys)
         return loss(self.stages[0], hidden, inputs, number)
 
     @torch.no_grad()
