@@ -49,8 +49,7 @@ class TokenBatch:
         Padding at the end of a row needs none: no real token comes after it, causal attention hides it from all
         before it, and what padding itself computes counts nowhere. Only a real token behind padding would see it.
         """
-        real_after_padding = ~keep_BL[:, :-1] & keep_BL[:, 1:]
-        needs_key_mask = bool(real_after_padding.any())
+        needs_key_mask = not keep_BL.all() and bool((~keep_BL[:, :-1] & keep_BL[:, 1:]).any())
         return cls(inputs_BL, labels_BL, keep_BL, needs_key_mask, documents_BL, positions_BL)
 
     def __len__(self) -> int:

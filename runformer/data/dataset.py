@@ -91,18 +91,16 @@ class TokenDataset:
         columns_BT = self._read(samples) if self._options.padding is None else self._read_padded(samples)
         tokens_BT = columns_BT[0]
         length, first = tokens_BT.shape[1] - self._extra_tokens, self._extra_tokens  # where labels begin in a row
+        self._check_ids(samples, self._columns[0], tokens_BT)
         inputs_BL = np.ascontiguousarray(tokens_BT[:, :length])
-        labels_BL = columns_BT[-1][:, first:]
+        labels_BL = columns_BT[-1][:, first:].copy()
+        if len(columns_BT) > 1 and self._options.ignore_token_id != IGNORED:
+            labels_BL[labels_BL == self._options.ignore_token_id] = IGNORED
         keep_BL = self._is_not_padding(inputs_BL)
-        counts_BL = keep_BL
+        if not keep_BL.all():
+            labels_BL[~keep_BL] = IGNORED
         if len(columns_BT) > 1:
-            self._check_ids(samples, self._columns[0], tokens_BT, tokens_BT)
-            counts_BL = keep_BL & (labels_BL != self._options.ignore_token_id)
-            labels_BL = np.where(counts_BL, labels_BL, IGNORED)
-            self._check_ids(samples, self._columns[-1], labels_BL, np.where(counts_BL, labels_BL, 0), first)
-        else:
-            self._check_ids(samples, self._columns[0], tokens_BT, tokens_BT)
-            labels_BL = np.where(counts_BL, labels_BL, IGNORED)
+            self._check_ids(samples, self._columns[-1], labels_BL, first, labels=True)
         return self._batch(samples, inputs_BL, labels_BL, keep_BL)
 
     def _batch(self, samples: Sequence[int] | Ids, inputs_BL: Ids, labels_BL: Ids, keep_BL: Flags) -> TokenBatch:
@@ -200,15 +198,20 @@ class TokenDataset:
         return DataError(f"{where}, not {expected}", hint=hint)
 
     def _check_ids(
-        self, samples: Sequence[int] | Ids, column: str, shown: Ids, counted: Ids, first_position: int = 0
+        self, samples: Sequence[int] | Ids, column: str, ids: Ids, first_position: int = 0, *, labels: bool = False
     ) -> None:
-        """See that ``counted`` ids are in the vocabulary: as unsigned numbers negative ones are too large as well."""
-        if int(counted.view(np.uint64).max(initial=0)) < self._vocab_size:
+        """See that ids are in the vocabulary; as unsigned numbers negative ones are too large as well."""
+        wrong = ids.view(np.uint64) >= self._vocab_size
+        if not wrong.any():
             return
-        row, place = (int(number) for number in np.argwhere(counted.view(np.uint64) >= self._vocab_size)[0])
+        if labels:
+            wrong &= ids != IGNORED
+            if not wrong.any():
+                return
+        row, place = (int(number) for number in np.argwhere(wrong)[0])
         where = f"{self._records.describe(int(samples[row]))}: {column!r}, position {place + first_position},"
         raise DataError(
-            f"{where} holds token id {shown[row, place]}, but the vocabulary has ids 0 to {self._vocab_size - 1}",
+            f"{where} holds token id {ids[row, place]}, but the vocabulary has ids 0 to {self._vocab_size - 1}",
             hint="the data was made with another tokenizer, or model.model_config.vocab_size is not the tokenizer's",
         )
 

@@ -89,8 +89,7 @@ class BatchLoader:
     def _sample_runs(self, cursor: int) -> Iterator[Order]:
         number, offset = divmod(cursor, self.samples_per_pass)
         while True:
-            for begin in range(offset, self.samples_per_pass, self.batch_size):
-                yield self._order.span(number, begin, min(begin + self.batch_size, self.samples_per_pass))
+            yield from self._order.runs(number, offset, self.samples_per_pass, self.batch_size)
             number, offset = number + 1, 0
 
 
