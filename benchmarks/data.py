@@ -102,8 +102,8 @@ def _reading_table(first: dict[Any, list[float]], later: dict[Any, list[float]])
         lines.append([names[peer], orders[order], f"{early / 1e6:,.0f}", f"{speed / 1e6:,.0f}", *ratios])
     text = (
         f"{RECORDS:,} records of {TOKENS:,} random tokens below {VOCABULARY:,}, in the page cache; batches of 8 rows "
-        "as int64 (MindDataset: int32). Millions of tokens a second in the first pass, which maps the file's pages, and "
-        "in later ones; ratios are of later ones. Goals: 5 times MindDataset, 0.5 times the memory map."
+        "as int64 (MindDataset: int32). Millions of tokens a second in the first pass, which maps the file's pages, "
+        "and in later ones; ratios are of later ones. Goals: 5 times MindDataset, 0.5 times the memory map."
     )
     head = ["", "order", "first pass, M tokens/s", "later", "x MindDataset", "x memory map"]
     return section("Reading", text, head, lines)

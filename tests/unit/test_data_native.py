@@ -59,36 +59,48 @@ def unpack(records: list[bytes], field: int, fields: int, width: int, length: in
     """The rows, or None where they are refused."""
     ends = np.cumsum([0, *map(len, records)])
     out = np.empty((len(records), length), "int64")
-    first_rows, begins = np.array([0, len(records)]), np.array([0])
-    numbers, places = np.arange(len(records)), ends.astype("uint32")
-    known = np.ones(1, dtype=bool)
-    found = _native.unpack_rows(
-        b"".join(records), numbers, first_rows, begins, places, known, field, fields, width, packed, out
-    )
+    found = -1
+    for stride in (1, 2, 5):
+        places = np.append(ends[:-1:stride], ends[-1:]).astype("uint32")
+        table = np.array([0, len(records)]), np.array([0, len(places)]), np.array([0]), places, np.ones(1, dtype=bool)
+        numbers = np.arange(len(records))
+        form = field, fields, width, packed
+        found = max(found, _native.unpack_rows(b"".join(records), numbers, *table, stride, *form, out))
     return out if found == -1 else None
 
 
 def test_arguments_that_do_not_fit_are_refused() -> None:
     one, places, known = np.array([0]), np.zeros(2, "uint32"), np.ones(1, dtype=bool)
-    good: list[Any] = [b"x", one, np.array([0, 1]), one, places, known, 0, 1, 4, True, np.zeros((1, 4), "int64")]
+    table = [np.array([0, 1]), np.array([0, 2]), one, places, known, 1]
+    good: list[Any] = [b"x", one, *table, 0, 1, 4, True, np.zeros((1, 4), "int64")]
     assert _native.unpack_rows(*good) == 0
     for position, wrong in [
-        (1, one[:0]), (2, one), (4, places[:1]), (5, known[:0]), (6, 1), (6, -1), (8, 2), (10, np.zeros(4, "int32")),
+        (1, one[:0]), (2, one), (3, one), (5, places[:1]), (6, known[:0]), (7, 0), (8, 1), (8, -1), (10, 2),
+        (12, np.zeros(4, "int32")),
     ]:  # fmt: skip
         with pytest.raises(ValueError, match="do not fit each other"):
             _native.unpack_rows(*good[:position], wrong, *good[position + 1 :])
     with pytest.raises(ValueError, match="int64"):
         _native.shuffle(np.zeros(3, "int32"), 1)  # type: ignore[arg-type]
     assert _native.unpack_rows(*good[:1], np.array([7]), *good[2:]) == 0  # there is no such row
-    assert not _native.boundaries(b"x", 0, 2, np.zeros(2, "uint32"))
+    assert not _native.boundaries(b"x", 0, 2, 1, 1, np.zeros(2, "uint32"))
+    assert not _native.boundaries(b"x", 0, 1, 3, 1, np.zeros(2, "uint32"))
 
 
-@given(st.lists(st.binary(max_size=20), max_size=8), st.integers(0, 9), st.integers(0, 9), st.binary(max_size=3))
-def test_walking_from_record_to_record(bodies: list[bytes], count: int, begin: int, garbage: bytes) -> None:
+@given(
+    st.lists(st.binary(max_size=20), max_size=8),
+    st.integers(0, 9),
+    st.integers(0, 9),
+    st.binary(max_size=3),
+    st.integers(1, 4),
+)
+def test_walking_from_record_to_record(
+    bodies: list[bytes], count: int, begin: int, garbage: bytes, stride: int
+) -> None:
     data = b"?" * begin + b"".join(LENGTH.pack(len(body)) + body for body in bodies) + garbage
-    compiled, plain = np.zeros(count + 1, "uint32"), np.zeros(count + 1, "uint32")
-    found = _native.boundaries(data, begin, len(data), compiled)
-    assert found == rows.boundaries(data, begin, len(data), plain)  # type: ignore[arg-type]
+    compiled, plain = (np.zeros(-(-count // stride) + 1, "uint32") for _ in range(2))
+    found = _native.boundaries(data, begin, len(data), count, stride, compiled)
+    assert found == rows.boundaries(data, begin, len(data), count, stride, plain)
     assert found == (count == len(bodies) and not garbage)
     if found:
         assert compiled.tolist() == plain.tolist()
