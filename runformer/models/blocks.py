@@ -14,6 +14,9 @@ from torch import Tensor
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
+LEAST_HEAD = 16
+"""FlexAttention's kernels want heads of this size at least."""
+
 # torch.nn.attention.flex_attention is imported where documents are met, and not before: it takes more than a second.
 
 

@@ -52,7 +52,7 @@ class Inputs:
         return self.positions_C if self.places_BC is None else self.places_BC
 
 
-def inputs_of(batch: TokenBatch, rows_B: Tensor, context: Group, layers: int) -> Inputs:
+def inputs_of(batch: TokenBatch, rows_B: Tensor, context: Group, layers: int, *, blocks: bool = False) -> Inputs:
     """A batch's part for one of the processes that share its sequences.
 
     Args:
@@ -60,12 +60,13 @@ def inputs_of(batch: TokenBatch, rows_B: Tensor, context: Group, layers: int) ->
         rows_B: their numbers in the global batch.
         context: those processes; each has consecutive positions, as many as the others.
         layers: how many there are in the model's stage.
+        blocks: as for ``attention_mask``.
     """
     begin, end = even_spans(batch.inputs_BL.shape[1], context.size)[context.rank]
     counted = int((batch.labels_BL[:, begin:end] != IGNORED).sum())  # here, where nothing has to be waited for
     batch = batch.to(context.device)
     positions_C = torch.arange(begin, end, device=batch.inputs_BL.device)
-    mask = attention_mask(batch, (begin, end))
+    mask = attention_mask(batch, (begin, end), blocks=blocks)
     keys = None if context.size == 1 else [_SharedKeys(context, end)] * layers
     inputs_BC, labels_BC, places_BC = (
         tensor if tensor is None or context.size == 1 else tensor[:, begin:end]
@@ -81,22 +82,22 @@ def enter_place(model: CausalLM, inputs: Inputs) -> None:
     model.place.rows_B, model.place.positions_L = inputs.rows_B, inputs.positions_C
 
 
-def attention_mask(batch: TokenBatch, queries: Span | None = None) -> Mask | None:
+def attention_mask(batch: TokenBatch, queries: Span | None = None, *, blocks: bool = False) -> Mask | None:
     """Which keys each query sees, boolean ``(B, 1, C, S)``; None where plain causal attention gives the same.
 
     Keys that are padding are hidden, in the middle of a row too, as the original does, and so are those of other
-    documents. A query always sees itself: a row of the mask without any key would give NaN. On an accelerator documents
-    make a ``BlockMask`` instead, by which whole blocks of keys are passed over.
+    documents. A query always sees itself: a row of the mask without any key would give NaN.
 
     Args:
         batch: whole rows.
         queries: the positions that look, at keys up to the last of them; None: all.
+        blocks: whether documents make a ``BlockMask``, by which whole blocks of keys are passed over.
     """
     length, device = batch.inputs_BL.shape[1], batch.inputs_BL.device
     begin, end = queries or (0, length)
     if batch.documents_BL is None and not batch.needs_key_mask:
         return None if begin == 0 else _causal_at_the_end(end - begin, end)
-    if batch.documents_BL is not None and device.type == "cuda":
+    if batch.documents_BL is not None and blocks:
         return block_mask(batch.documents_BL, batch.keep_BL, (begin, end))
     queries_C1 = torch.arange(begin, end, device=device).unsqueeze(1)
     keys_S = torch.arange(end, device=device)
