@@ -161,10 +161,11 @@ static int fits(const Py_buffer *view, Py_ssize_t item, Py_ssize_t count) {
 
 /* Where records lie, as RowTable of mindrecord/rows.py has it: see there. */
 typedef struct {
-    const int64_t *first_rows, *begins;
+    const int64_t *first_rows, *first_places, *begins;
     const uint32_t *places;
     const uint8_t *known;
     Py_ssize_t groups;
+    int64_t stride;
 } Table;
 
 /* The row group of a row; -1 if there is none. */
@@ -183,13 +184,26 @@ typedef struct {
     int field, fields, width, packed;
 } Form;
 
+/* The nearest place at or before a row of a group whose places are known; `hops`: how many records lie between. */
+static int64_t place_before(const Table *table, Py_ssize_t group, int64_t row, int64_t *hops) {
+    int64_t number = row - table->first_rows[group];
+    *hops = number % table->stride;
+    return table->begins[group] + table->places[table->first_places[group] + number / table->stride];
+}
+
 static int unpack_record(const uint8_t *bytes, Py_ssize_t size, const Table *table, int64_t row, Py_ssize_t group,
                          const Form *form, uint64_t count, int64_t *out) {
-    const uint32_t *place = table->places + row + group;
-    int64_t begin = table->begins[group] + place[0], end = table->begins[group] + place[1];
-    uint64_t found_size = 0;
-    if (begin < 0 || begin > end || end > size) return 0;
-    const uint8_t *found = find_field(bytes + begin, (uint64_t)(end - begin), form->field, form->fields, &found_size);
+    int64_t hops, at = place_before(table, group, row, &hops);
+    int64_t limit = table->begins[group] + table->places[table->first_places[group + 1] - 1];
+    uint64_t length = 0, found_size = 0;
+    if (at < 0 || limit > size) return 0;
+    for (; hops >= 0; hops--) {
+        if (limit - at < 8) return 0;
+        memcpy(&length, bytes + at, 8);
+        if (length > (uint64_t)(limit - at - 8)) return 0;
+        if (hops > 0) at += 8 + (int64_t)length;
+    }
+    const uint8_t *found = find_field(bytes + at, 8 + length, form->field, form->fields, &found_size);
     if (found == NULL) return 0;
     return form->packed ? unpack(found, found_size, count, form->width, out)
                         : widen(found, found_size, count, form->width, out);
@@ -199,7 +213,7 @@ static int unpack_record(const uint8_t *bytes, Py_ssize_t size, const Table *tab
 static void expect(const uint8_t *bytes, Py_ssize_t size, const Table *table, int64_t row) {
     Py_ssize_t group = group_of(table, row);
     if (group < 0 || !table->known[group]) return;
-    int64_t begin = table->begins[group] + table->places[row + group];
+    int64_t hops, begin = place_before(table, group, row, &hops);
     for (int64_t at = begin; at >= 0 && at < begin + AHEAD && at < size; at += CACHE_LINE) __builtin_prefetch(bytes + at);
 }
 
@@ -219,23 +233,25 @@ static Py_ssize_t unpack_all(const Py_buffer *data, const Table *table, const in
 }
 
 PyDoc_STRVAR(unpack_rows_doc,
-             "unpack_rows(data, rows, first_rows, begins, places, known, field, fields, width, packed, out) -> int\n\n"
+             "unpack_rows(data, rows, first_rows, first_places, begins, places, known, stride, field, fields, width,\n"
+             "            packed, out) -> int\n\n"
              "Fill the rows of out, int64 (B, T), with blob column number `field` of `fields` of the records `rows`\n"
              "(int64, (B,)), whose places are those of a RowTable. -1; or the number of the first record that does not\n"
              "hold T integers of up to `width` bytes; or -2 - g where the places of row group g are not known yet.");
 
 static PyObject *unpack_rows(PyObject *self, PyObject *args) {
-    Py_buffer data, rows, first_rows, begins, places, known, out;
+    Py_buffer data, rows, first_rows, first_places, begins, places, known, out;
     Form form;
+    long long stride;
     (void)self;
-    if (!PyArg_ParseTuple(args, "y*y*y*y*y*y*iiipw*", &data, &rows, &first_rows, &begins, &places, &known, &form.field,
-                          &form.fields, &form.width, &form.packed, &out))
+    if (!PyArg_ParseTuple(args, "y*y*y*y*y*y*y*Liiipw*", &data, &rows, &first_rows, &first_places, &begins, &places,
+                          &known, &stride, &form.field, &form.fields, &form.width, &form.packed, &out))
         return NULL;
     Py_ssize_t count = rows.len / 8, groups = begins.len / 8, result = -1;
-    Table table = {first_rows.buf, begins.buf, places.buf, known.buf, groups};
-    int sound = fits(&rows, 8, count) && count > 0 && fits(&begins, 8, groups) && groups > 0 &&
-                fits(&first_rows, 8, groups + 1) && fits(&known, 1, groups) &&
-                fits(&places, 4, (Py_ssize_t)table.first_rows[groups] + groups) && out.itemsize == 8 &&
+    Table table = {first_rows.buf, first_places.buf, begins.buf, places.buf, known.buf, groups, stride};
+    int sound = fits(&rows, 8, count) && count > 0 && fits(&begins, 8, groups) && groups > 0 && stride > 0 &&
+                fits(&first_rows, 8, groups + 1) && fits(&first_places, 8, groups + 1) && fits(&known, 1, groups) &&
+                fits(&places, 4, (Py_ssize_t)table.first_places[groups]) && out.itemsize == 8 &&
                 out.len % (8 * count) == 0 && form.field >= 0 && form.field < form.fields &&
                 (form.width == 4 || form.width == 8);
     if (sound) {
@@ -244,8 +260,9 @@ static PyObject *unpack_rows(PyObject *self, PyObject *args) {
         result = unpack_all(&data, &table, rows.buf, count, &form, length, out.buf);
         Py_END_ALLOW_THREADS
     }
-    PyBuffer_Release(&data), PyBuffer_Release(&rows), PyBuffer_Release(&first_rows), PyBuffer_Release(&begins);
-    PyBuffer_Release(&places), PyBuffer_Release(&known), PyBuffer_Release(&out);
+    PyBuffer_Release(&data), PyBuffer_Release(&rows), PyBuffer_Release(&first_rows);
+    PyBuffer_Release(&first_places), PyBuffer_Release(&begins), PyBuffer_Release(&places);
+    PyBuffer_Release(&known), PyBuffer_Release(&out);
     if (!sound) {
         PyErr_SetString(PyExc_ValueError, "unpack_rows: the arguments do not fit each other");
         return NULL;
@@ -254,32 +271,32 @@ static PyObject *unpack_rows(PyObject *self, PyObject *args) {
 }
 
 PyDoc_STRVAR(boundaries_doc,
-             "boundaries(data, begin, end, out) -> bool\n\n"
+             "boundaries(data, begin, end, rows, stride, out) -> bool\n\n"
              "Walk over the records from begin to end of data, each behind its length of eight bytes, and write where\n"
-             "each begins, less begin, and where the last one ends into out, uint32 (rows + 1,). Whether rows records\n"
-             "fill the stretch.");
+             "each stride-th one begins, less begin, and where the last one ends into out, uint32. Whether `rows`\n"
+             "records fill the stretch.");
 
 static PyObject *boundaries(PyObject *self, PyObject *args) {
     Py_buffer data, out;
-    long long begin, end;
+    long long begin, end, rows, stride;
     (void)self;
-    if (!PyArg_ParseTuple(args, "y*LLw*", &data, &begin, &end, &out)) return NULL;
-    Py_ssize_t rows = out.len / 4 - 1;
+    if (!PyArg_ParseTuple(args, "y*LLLLw*", &data, &begin, &end, &rows, &stride, &out)) return NULL;
     int filled = 0;
-    if (out.itemsize == 4 && rows >= 0 && begin >= 0 && begin <= end && end <= data.len && end - begin <= UINT32_MAX) {
+    if (out.itemsize == 4 && rows >= 0 && stride > 0 && out.len / 4 == (rows + stride - 1) / stride + 1 && begin >= 0 &&
+        begin <= end && end <= data.len && end - begin <= UINT32_MAX) {
         const uint8_t *bytes = (const uint8_t *)data.buf + begin;
         uint32_t *places = out.buf;
         uint64_t size = (uint64_t)(end - begin), at = 0, length;
         Py_BEGIN_ALLOW_THREADS
-        Py_ssize_t row = 0;
+        long long row = 0;
         for (; row < rows && size - at >= 8; row++) {
-            places[row] = (uint32_t)at;
+            if (row % stride == 0) places[row / stride] = (uint32_t)at;
             memcpy(&length, bytes + at, 8);
             if (length > size - at - 8) break;
             at += 8 + length;
         }
         filled = row == rows && at == size;
-        places[rows] = (uint32_t)size;
+        places[out.len / 4 - 1] = (uint32_t)size;
         Py_END_ALLOW_THREADS
     }
     PyBuffer_Release(&data), PyBuffer_Release(&out);

@@ -11,14 +11,18 @@ def unpack_rows(
     data: mmap.mmap | bytes,
     rows: _Positions,
     first_rows: _Positions,
+    first_places: _Positions,
     begins: _Positions,
     places: NDArray[np.uint32],
     known: NDArray[np.bool_],
+    stride: int,
     field: int,
     fields: int,
     width: int,
     packed: bool,
     out: NDArray[np.int64],
 ) -> int: ...
-def boundaries(data: mmap.mmap | bytes, begin: int, end: int, out: NDArray[np.uint32]) -> bool: ...
+def boundaries(
+    data: mmap.mmap | bytes, begin: int, end: int, rows: int, stride: int, out: NDArray[np.uint32]
+) -> bool: ...
 def shuffle(items: NDArray[np.int64], seed: int) -> None: ...

@@ -7,6 +7,7 @@ asked for, and takes no memory.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ _Words = NDArray[np.uint64]
 _MULTIPLIER, _MODULUS = 16807, 2**31 - 1  # minstd_rand0: Park and Miller, "Random number generators", CACM 1988
 _RANGE = _MODULUS - 2  # its numbers are 1 to _MODULUS - 1
 _ROUNDS = 8
+_AT_ONCE = 8192  # samples
 
 
 class SampleOrder(ABC):
@@ -35,6 +37,14 @@ class SampleOrder(ABC):
     @abstractmethod
     def span(self, epoch: int, begin: int, end: int) -> Order:
         """The samples from place ``begin`` of an epoch (counted from 0) to before ``end``: int64, (end - begin,)."""
+
+    def runs(self, epoch: int, begin: int, end: int, size: int) -> Iterator[Order]:
+        """A stretch of an epoch in runs of ``size`` samples, the last one perhaps shorter."""
+        at_once = max(1, _AT_ONCE // size) * size
+        for start in range(begin, end, at_once):
+            samples = self.span(epoch, start, min(start + at_once, end))
+            for place in range(0, len(samples), size):
+                yield samples[place : place + size]
 
     def epoch(self, number: int) -> Order:
         """All samples of an epoch: int64 of shape (num_samples,)."""

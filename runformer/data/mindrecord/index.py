@@ -7,13 +7,13 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from runformer.data.mindrecord.header import LENGTH, Header
 from runformer.data.mindrecord.records import decode_raw
-from runformer.data.mindrecord.rows import Places, RowGroup, row_groups, scan_blob, scan_raw
+from runformer.data.mindrecord.rows import Places, Stretch, blobs, raws, row_groups, scan
 from runformer.data.mindrecord.schema import FLOATS, INTEGERS, raw_columns
 
 # MindSpore's own text, spaces included: files are compared with its files.
@@ -32,6 +32,11 @@ def index_path(data_path: Path) -> Path:
     return data_path.with_name(data_path.name + ".db")
 
 
+Kind = Literal["BLOB", "RAW"]
+
+_OTHER_PLACES = "its places are not those of the data"
+
+
 class IndexFile:
     """An index as a source of places: what it says of a row group is compared with the header when it is read.
 
@@ -48,32 +53,55 @@ class IndexFile:
         if last != (header.rows - 1 if header.rows else None):
             raise ValueError(f"it does not have {header.rows} rows as the data has")
 
-    def blob(self, group: RowGroup) -> Places:
-        """Where a group's blob parts begin, less its own beginning, and where the last one ends: uint32 (rows + 1,)."""
-        return self._places(group, "BLOB", group.blob_begin, group.blob_end)
+    def places(self, kind: Kind, stretch: Stretch) -> Places:
+        """Where every part of a stretch begins, less the stretch's beginning, and where the last one ends.
 
-    def raw(self, group: RowGroup) -> Places:
-        """Likewise for the raw parts."""
-        return self._places(group, "RAW", group.raw_begin, group.raw_end)
+        uint32 of shape (rows + 1,).
 
-    def _places(self, group: RowGroup, kind: str, first: int, last: int) -> Places:
-        rows = group.end_row - group.start_row
+        Raises:
+            ValueError: the index does not agree with the header.
+        """
         query = (
             f"SELECT PAGE_ID_{kind}, PAGE_OFFSET_{kind}, PAGE_OFFSET_{kind}_END FROM INDEXES "
             "WHERE ROW_ID >= ? AND ROW_ID < ? ORDER BY ROW_ID LIMIT ?"
         )
-        found = self._select(query, group.start_row, group.end_row, rows + 1)
+        rows, last = stretch.rows, stretch.end - stretch.begin
+        found = self._select(query, stretch.first_row, stretch.first_row + rows, rows + 1)
         if len(found) != rows:
-            raise ValueError(f"it does not have {rows} rows from {group.start_row} on")
+            raise ValueError(f"it does not have {rows} rows from {stretch.first_row} on")
         if any(type(place) is not int or not 0 <= place < 2**48 for row in found for place in row):
             raise ValueError("it holds something else than places")
         pages, begins, ends = np.array(found, dtype=np.int64).reshape(rows, 3).T
-        starts = self._header.header_size + pages * self._header.page_size - first
+        starts = self._header.header_size + pages * self._header.page_size - stretch.begin
         begins, ends = starts + begins, starts + ends
-        sound = rows == 0 or (begins[0] == 0 and ends[-1] == last - first and bool((begins[1:] == ends[:-1]).all()))
+        sound = rows == 0 or (begins[0] == 0 and ends[-1] == last and bool((begins[1:] == ends[:-1]).all()))
         if not (sound and bool((ends - begins >= LENGTH.size).all())):
-            raise ValueError("its places are not those of the data")
-        return np.append(begins, last - first).astype(np.uint32)
+            raise ValueError(_OTHER_PLACES)
+        return np.append(begins, last).astype(np.uint32)
+
+    def compare(self, kind: Kind, stretch: Stretch, places: Places) -> None:
+        """See that it says of many short records what was found in the data; sums will do.
+
+        Args:
+            kind: of their parts.
+            stretch: where these lie.
+            places: where each of them begins, less the stretch's beginning, and where the last one ends.
+
+        Raises:
+            ValueError: it says something else.
+        """
+        query = (
+            f"SELECT COUNT(*), MIN(PAGE_ID_{kind}), MAX(PAGE_ID_{kind}), SUM(PAGE_OFFSET_{kind}), "
+            f"SUM(PAGE_OFFSET_{kind}_END), SUM(ROW_ID * PAGE_OFFSET_{kind} % 1000003) "
+            "FROM INDEXES WHERE ROW_ID >= ? AND ROW_ID < ?"
+        )
+        page, offset = divmod(stretch.begin - self._header.header_size, self._header.page_size)
+        found = self._select(query, stretch.first_row, stretch.first_row + stretch.rows)
+        ends = places.astype(np.int64) + offset
+        numbers = np.arange(stretch.first_row, stretch.first_row + stretch.rows)
+        sums = int(ends[:-1].sum()), int(ends[1:].sum()), int((numbers * ends[:-1] % 1000003).sum())
+        if stretch.rows and found != [(stretch.rows, page, page, *sums)]:
+            raise ValueError(_OTHER_PLACES)
 
     def _select(self, query: str, *values: int) -> list[Any]:
         try:
@@ -118,14 +146,15 @@ def _column(header: Header, field: str) -> str:
 
 def _index_rows(data: mmap.mmap, header: Header) -> Iterator[tuple[object, ...]]:
     fields = raw_columns(header.schema)
-    for group in row_groups(header):
-        blobs, raws = scan_blob(data, group).tolist(), scan_raw(data, group).tolist()
-        blob_page, blob_offset = divmod(group.blob_begin - header.header_size, header.page_size)
-        raw_page, raw_offset = divmod(group.raw_begin - header.header_size, header.page_size)
+    groups = list(row_groups(header))
+    for group, blob, raw in zip(groups, blobs(groups), raws(groups), strict=True):
+        blob_ends, raw_ends = scan(data, blob).tolist(), scan(data, raw).tolist()
+        blob_page, blob_offset = divmod(blob.begin - header.header_size, header.page_size)
+        raw_page, raw_offset = divmod(raw.begin - header.header_size, header.page_size)
         for number, row in enumerate(range(group.start_row, group.end_row)):
-            raw_places = raw_page, raw_offset + raws[number], raw_offset + raws[number + 1]
-            blob_places = blob_page, blob_offset + blobs[number], blob_offset + blobs[number + 1]
-            begin, end = group.raw_begin + raws[number] + LENGTH.size, group.raw_begin + raws[number + 1]
+            raw_places = raw_page, raw_offset + raw_ends[number], raw_offset + raw_ends[number + 1]
+            blob_places = blob_page, blob_offset + blob_ends[number], blob_offset + blob_ends[number + 1]
+            begin, end = raw.begin + raw_ends[number] + LENGTH.size, raw.begin + raw_ends[number + 1]
             values = decode_raw(data[begin:end], header.schema, fields)
             indexed = (cell for field in fields for cell in (0, values[field]))
             yield row, *raw_places, group.number, *blob_places, *indexed

@@ -6,6 +6,7 @@ import mmap
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
@@ -14,9 +15,9 @@ from typing import Self
 import numpy as np
 
 from runformer.data.mindrecord.header import LENGTH, Header, parse_header
-from runformer.data.mindrecord.index import IndexFile, index_path
+from runformer.data.mindrecord.index import IndexFile, Kind, index_path
 from runformer.data.mindrecord.records import Value, decode_blob, decode_raw
-from runformer.data.mindrecord.rows import Positions, RowTable, blob_table, raw_table, row_groups, scan_blob, scan_raw
+from runformer.data.mindrecord.rows import Places, RowTable, Stretch, blobs, raws, row_groups, scan
 from runformer.data.mindrecord.schema import Schema, blob_columns, raw_columns
 from runformer.data.native import native
 from runformer.data.records import Ids, Records
@@ -115,7 +116,7 @@ class MindRecordReader(Records):
                     rows_BT[chosen] = out
         return rows_CBT
 
-    def _by_shard(self, numbers: Ids) -> Iterator[tuple[int, slice | Positions]]:
+    def _by_shard(self, numbers: Ids) -> Iterator[tuple[int, slice | Ids]]:
         """Which of some records lie in which shard."""
         if len(self._shards) == 1:
             yield 0, slice(None)
@@ -169,24 +170,36 @@ class _Shard:
 
     def _open_tables(self) -> None:
         """Make the tables of places, and look at the first and the last row group, as a wrong index shows there."""
-        index = None
-        with self._blaming_tables():
+        with self._blaming(self.path):
             groups = list(row_groups(self.header))
+        with self._blaming(self._index):
             index = IndexFile(self._index, self.header) if self._indexed else None
-        self._blobs = blob_table(groups, index.blob if index else lambda group: scan_blob(self.data, group))
-        self._raws = raw_table(groups, index.raw if index else lambda group: scan_raw(self.data, group))
-        if self.header.rows:
-            with self._blaming_tables():
-                for table in (self._blobs, self._raws):
-                    for row in (0, self.header.rows - 1):
-                        table.locate(row)
+        self._blobs = RowTable(self.data, blobs(groups), partial(self._find, index, "BLOB"))
+        self._raws = RowTable(self.data, raws(groups), partial(self._find, index, "RAW"))
+        tables = [self._blobs, *([self._raws] if raw_columns(self.header.schema) else [])]
+        for table in tables if self.header.rows else []:
+            table.locate(0)
+            table.locate(self.header.rows - 1)
+
+    def _find(self, index: IndexFile | None, kind: Kind, stretch: Stretch, stride: int) -> Places:
+        """The places of a stretch: an index saves going over long records, while short ones are sooner walked over."""
+        if index is not None and stride == 1:
+            with self._blaming(self._index):
+                return index.places(kind, stretch)
+        with self._blaming(self.path):
+            places = scan(self.data, stretch, stride if index is None else 1)
+        if index is None:
+            return places
+        with self._blaming(self._index):
+            index.compare(kind, stretch, places)
+        return np.append(places[:-1:stride], places[-1:])
 
     @contextmanager
-    def _blaming_tables(self) -> Iterator[None]:
+    def _blaming(self, file: Path) -> Iterator[None]:
         try:
             yield
         except ValueError as error:
-            if self._indexed:
+            if file == self._index:
                 text = f"{self._index} does not fit its data file: {error}"
                 raise DataError(text, hint=_DELETE_INDEX) from error
             raise DataError(f"{self.path} is damaged: {error}", hint=_COPY_AGAIN) from error
@@ -201,15 +214,14 @@ class _Shard:
                 values |= decode_raw(self._bytes(self._raws, row), self.header.schema, wanted)
         return values
 
-    def read_rows(self, rows: Positions, column: str, out: Ids) -> int:
+    def read_rows(self, rows: Ids, column: str, out: Ids) -> int:
         """Fill ``out``, (B, T), with a column of integers; the first of ``rows`` that has something else, or -1."""
         assert native is not None
         names, schema, table = self._blob_columns, self.header.schema, self._blobs
         form = names.index(column), len(names), schema[column].dtype.itemsize, self.header.version != "2.0"
-        places = table.first_rows, table.begins, table.places, table.known
+        places = table.first_rows, table.first_places, table.begins, table.places, table.known, table.stride
         while (found := native.unpack_rows(self.data, rows, *places, *form, out)) < -1:
-            with self._blaming_tables():
-                table.learn(-2 - found)
+            table.learn(-2 - found)
         return found
 
     @contextmanager
@@ -223,8 +235,7 @@ class _Shard:
             raise DataError(f"record {row} of {self.path} is damaged: {error}", hint=hint) from error
 
     def _bytes(self, table: RowTable, row: int) -> bytes:
-        with self._blaming_tables():
-            begin, end = table.locate(row)
+        begin, end = table.locate(row)
         length = LENGTH.unpack_from(self.data, begin)[0]
         if length != end - begin - LENGTH.size:
             raise ValueError(f"it should have {end - begin - LENGTH.size} bytes, but says {length}")
