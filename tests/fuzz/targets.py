@@ -59,12 +59,21 @@ def mindrecord_file(data: bytes) -> None:
         read_everything(reader)
 
 
-def mindrecord_index(data: bytes) -> None:
-    """The index beside a sound file; what is made of it is the right one."""
-    path = workplace() / "indexed.mindrecord"
+def index_of_short_records(data: bytes) -> None:
+    """The index beside a sound file of which not every record's place is kept; what is made of it is the right one."""
+    _index("short", data, length=5)
+
+
+def index_of_long_records(data: bytes) -> None:
+    """Likewise of one whose places are those of the index."""
+    _index("long", data, length=2000)
+
+
+def _index(name: str, data: bytes, length: int) -> None:
+    path = workplace() / f"{name}.mindrecord"
     if not path.exists():
-        path.write_bytes(sound_file(compact=False))
-    index = path.with_name("indexed.mindrecord.db")
+        path.write_bytes(sound_file(compact=False, length=length))
+    index = path.with_name(f"{path.name}.db")
     index.write_bytes(data)
     with suppress(DataError), MindRecordReader(path) as reader:
         read_everything(reader)
@@ -148,10 +157,14 @@ def by_native(data: bytes, count: int, width: int) -> Any:
     out = np.zeros((1, count), dtype=np.int64)
     if count == 0:  # nobody asks for rows of nothing
         return unpacked_or_none(data, width)
-    table = np.array([0, 1], dtype=np.int64), np.array([0], dtype=np.int64)
-    places = np.array([0, len(content)], dtype=np.uint32), np.array([True])
+    rows, groups, places = (
+        np.array([0]),
+        (np.array([0, 1]), np.array([0, 2]), np.array([0])),
+        np.array([0, len(content)]),
+    )
+    table = *groups, places.astype(np.uint32), np.array([True])
     assert native is not None
-    bad = native.unpack_rows(content, np.array([0], dtype=np.int64), *table, *places, 0, 1, width, True, out)
+    bad = native.unpack_rows(content, rows, *table, 1, 0, 1, width, True, out)
     return None if bad >= 0 else out[0]
 
 
@@ -178,15 +191,15 @@ def megatron_index(data: bytes) -> None:
     assert dataset.documents[-1] == len(dataset)
 
 
-def sound_file(*, compact: bool, records: int = 6) -> bytes:
-    """A file of all types; ``compact`` leaves out the unused parts of its header and pages."""
+def sound_file(*, compact: bool, records: int = 6, length: int = 5) -> bytes:
+    """A file of all types with ``length`` ids a record; ``compact`` leaves out the unused parts of header and pages."""
     path = workplace() / "sound.mindrecord"
     rows = np.arange(40, dtype="int32")
     with MindRecordWriter(path, SCHEMA, header_size=16 << 10, page_size=32 << 10, overwrite=True) as writer:
         writer.write(
             [
                 {
-                    "ids": rows[:5] * 7**number,
+                    "ids": np.resize(rows[:5] * 7**number, length),
                     "long": rows[:number].astype("int64") << number * 9,
                     "rest": np.ones((number, 2), "float32"),
                     "raw": bytes([number]) * number,
@@ -210,8 +223,8 @@ def compacted(content: bytes) -> bytes:
     return dump_header(header) + b"".join(part.ljust(size, b"\0") for part in parts)
 
 
-def _index_seed() -> Iterator[bytes]:
-    sound_file(compact=False)
+def _index_seed(length: int) -> Iterator[bytes]:
+    sound_file(compact=False, length=length)
     yield (workplace() / "sound.mindrecord.db").read_bytes()
     yield b""
 
@@ -239,7 +252,8 @@ def _megatron_seeds() -> Iterator[bytes]:
 
 TARGETS: Mapping[str, tuple[Callable[[bytes], None], Callable[[], Iterator[bytes]]]] = {
     "mindrecord_file": (mindrecord_file, lambda: iter([sound_file(compact=True), sound_file(compact=True, records=0)])),
-    "mindrecord_index": (mindrecord_index, _index_seed),
+    "index_of_short_records": (index_of_short_records, lambda: _index_seed(5)),
+    "index_of_long_records": (index_of_long_records, lambda: _index_seed(2000)),
     "msgpack_map": (msgpack_map, _msgpack_seeds),
     "packed_integers": (packed_integers, _packed_seeds),
     "megatron_index": (megatron_index, _megatron_seeds),
