@@ -6,20 +6,18 @@ one, or two ways to read the same thing that do not agree. Beside each is valid 
 
 from __future__ import annotations
 
-import atexit
 import json
 import math
-import shutil
 import struct
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from text_targets import TEXT_TARGETS
+from workplace import workplace
 
 from runformer.data.inspect.reindex import reindex
 from runformer.data.megatron import IndexedDataset, IndexedWriter
@@ -40,15 +38,6 @@ SCHEMA = {
     "k": Column("int64"),
     "x": Column("float64"),
 }
-
-
-@cache
-def workplace() -> Path:
-    """A folder in memory where there is one, as files are written for every input."""
-    memory = Path("/dev/shm")
-    folder = tempfile.mkdtemp(prefix="fuzz-", dir=memory if memory.is_dir() else None)
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
 
 
 def mindrecord_file(data: bytes) -> None:
@@ -257,6 +246,7 @@ TARGETS: Mapping[str, tuple[Callable[[bytes], None], Callable[[], Iterator[bytes
     "msgpack_map": (msgpack_map, _msgpack_seeds),
     "packed_integers": (packed_integers, _packed_seeds),
     "megatron_index": (megatron_index, _megatron_seeds),
+    **TEXT_TARGETS,
 }
 """Name → (what is done with an input, valid inputs)."""
 

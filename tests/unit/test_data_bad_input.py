@@ -25,6 +25,10 @@ from runformer.data.mindrecord.header import LENGTH
 from runformer.data.mindrecord.integers import unpack_integers
 from runformer.data.mindrecord.msgpack import unpack_map
 from runformer.data.mindrecord.sqlite import connect_to_index
+from runformer.data.prepare.blocks import Position, text_blocks
+from runformer.data.prepare.json_list import list_blocks
+from runformer.data.prepare.records import records_of
+from runformer.data.prepare.sources import Source
 from runformer.errors import DataError
 
 HEADER_SIZE, PAGE_SIZE = 16 << 10, 32 << 10
@@ -247,3 +251,26 @@ def test_random_bytes_in_the_place_of_an_index(path: Path, size: int) -> None:
     [done] = reindex(path)
     assert done.wrong is not None
     assert len(read_all(path)) == 16
+
+
+# Text
+
+
+def test_a_number_of_a_json_list_that_python_does_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text('[{"a": 1},\n {"a": ' + "1" * 5000 + "}]")
+    source = Source(path, "json_list", None, 0, 0)
+    with pytest.raises(DataError, match=r"x\.json: record 2: not JSON at line 2, column 2: Exceeds the limit"):
+        list(list_blocks(source, Position()))
+
+
+def test_carriage_returns_in_csv_are_no_lines(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes(b'"a\rb",c\n"1\r1",2\n\r\n3\n')
+    source = Source(path, "csv", None, 0, 0)
+    found = [record for block in text_blocks(source, Position(), "line") for record in records_of(block)]
+    assert found[0] == (f"{path}: line 2", {"a\rb": "1\r1", "c": "2"})
+    assert found[1][0] == f"{path}: line 4"
+    path.write_bytes(b"a,b\r1,2\r")  # lines of old Macs
+    with pytest.raises(DataError, match=r"x\.csv: line 1: the header is no CSV"):
+        list(text_blocks(source, Position(), "line"))

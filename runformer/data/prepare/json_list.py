@@ -125,6 +125,8 @@ class _Window:
                 continue
             except RecursionError as error:
                 raise DataError(f"{self._where()}: nested too deeply", hint=_HINT) from error
+            except ValueError as error:  # a whole number with more digits than Python reads
+                raise self._error(str(error).split(";")[0], self._at) from error
             if end == len(self._text) and not self._ended:
                 self._read_more()
                 continue  # a number may go on
