@@ -31,9 +31,12 @@ bench: setup
 SECONDS_A_TARGET ?= 60
 FUZZ_CORPUS ?= /tmp/runformer-fuzz
 
-fuzz: setup
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
+fuzz: $(VENV)/ready-to-fuzz
 	$(BIN)/python tests/fuzz/fuzz.py all --seconds $(SECONDS_A_TARGET) --corpus $(FUZZ_CORPUS)
+
+$(VENV)/ready-to-fuzz: $(VENV)/ready
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
+	touch $@
 
 setup: $(VENV)/ready
 
