@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args
 
 from runformer.config.paths import absolute, existing
@@ -33,21 +33,21 @@ def megatron_files(dataset: Dataset, section: str, report: Report) -> MegatronFi
     own_key = f"{part}_data_path"
     listed = getattr(config, own_key)
     key = f"{path}.config.{'data_path' if listed is None else own_key}"
-    names, weights = _blend(config.data_path if listed is None else listed, key, report)
-    if not names:
+    datasets, weights = _blend(config.data_path if listed is None else listed, key, report)
+    if not datasets:
         report.fill_in(key, "is not set: it names the datasets, without .bin and .idx")
         return _NOTHING
-    if listed is not None and len(names) == 1:
+    if listed is not None and len(datasets) == 1:
         weights = None
     size = _size(dataset, part, path, report)
     if size is None and weights is not None:
         report.error(f"{path}.sizes", f"has no number for {part}, which datasets with weights need")
-    there = [_is_there(name, key, report) for name in names]  # all of them: a plan lists every one
+    there = [_is_there(each, key, report) for each in datasets]
     if not all(there):
         return _NOTHING
     return MegatronFiles(
-        prefixes=tuple(map(absolute, names)),
-        names=tuple(names),
+        prefixes=tuple(absolute(each.name) for each in datasets),
+        names=tuple(each.name for each in datasets),
         weights=weights,
         size=size,
         sequence_length=config.seq_length or 0,
@@ -141,28 +141,42 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _blend(listed: str | list[str] | None, key: str, report: Report) -> tuple[list[str], tuple[float, ...] | None]:
+@dataclass(frozen=True, slots=True)
+class _Dataset:
+    """One dataset as it is written: what the user calls it, and the flag that would give another."""
+
+    name: str
+    flag: str
+
+
+def _blend(listed: str | list[str] | None, key: str, report: Report) -> tuple[list[_Dataset], tuple[float, ...] | None]:
     """The datasets, and their weights where every other item is a number."""
-    items = [listed] if isinstance(listed, str) else listed or []
+    if isinstance(listed, str):
+        return [_Dataset(listed.strip(), key)], None
+    items = listed or []
+    datasets = [_Dataset(item.strip(), f"{key}.{place}") for place, item in enumerate(items)]
     weights = [_number(item) for item in items[::2]]
-    paired = items and len(items) % 2 == 0
-    if not paired or all(weight is None for weight in weights):
-        return [item.strip() for item in items if item.strip()], None
-    found = [weight for weight in weights if weight is not None and 0 < weight < float("inf")]
+    if len(items) % 2 or all(weight is None for weight in weights):
+        return datasets, None
+    found = [weight for weight in weights if weight is not None and 0 < weight < math.inf]
     if len(found) < len(weights):
         wrong = next(item for item, weight in zip(items[::2], weights, strict=True) if weight not in found)
-        report.error(
-            key, f"has {wrong!r} where a weight should stand: it is weight, path, weight, path, …, or only paths"
-        )
+        text = f"has {cut(wrong)!r} where a weight should stand: it is weight, path, weight, path, …, or only paths"
+        report.error(key, text)
         found = [1.0] * len(weights)
-    return [item.strip() for item in items[1::2]], tuple(found)
+    return datasets[1::2], tuple(found)
 
 
-def _is_there(name: str, key: str, report: Report) -> bool:
-    if _ELSEWHERE.match(name):
-        report.error(key, f"is {name!r}: datasets are read from files")
+def _is_there(dataset: _Dataset, key: str, report: Report) -> bool:
+    """Whether both files can be seen.
+
+    Raises:
+        ConfigError: naming the one that cannot, unless the run is only planned.
+    """
+    if _ELSEWHERE.match(dataset.name):
+        report.error(key, f"is {cut(dataset.name)!r}: datasets are read from files")
         return False
-    found: Sequence[object] = [existing(report, key, f"{name}{ending}", flag=f"{key}.1") for ending in (".idx", ".bin")]
+    found = [existing(report, key, f"{dataset.name}{ending}", flag=dataset.flag) for ending in (".idx", ".bin")]
     return None not in found
 
 

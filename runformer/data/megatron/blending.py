@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from runformer.data.megatron.indices import count_up
+
 DatasetIndex = NDArray[np.int16]
 SampleIndex = NDArray[np.int64]
 Blend = tuple[DatasetIndex, SampleIndex]
@@ -47,7 +49,7 @@ def _blend(weights: list[float], limits: list[float], size: int, out: Blend) -> 
     datasets, samples = out
     if len(weights) == 1:
         datasets[:] = 0
-        samples[:] = np.arange(size)
+        count_up(samples, 0)
         return out
     taken = [0] * len(weights)
     step = _span_of_many if len(weights) >= _MANY else _span_of_few

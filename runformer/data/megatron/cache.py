@@ -10,7 +10,9 @@ import fcntl
 import hashlib
 import json
 import logging
+import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +31,11 @@ logger = logging.getLogger(__name__)
 Arrays = dict[str, NDArray[Any]]
 Spec = tuple[tuple[int, ...], tuple[np.dtype[Any], ...]]
 _LARGEST_DESCRIPTION = 1 << 22  # bytes
+_MAGIC = b"\x93NUMPY"
+_LONGEST_HEADER = 1 << 12
+_HEADER = re.compile(
+    rb"\{'descr': '([<|][iu][1248])', 'fortran_order': False, 'shape': \(((?:\d{1,18},? ?){1,3})\), \} *\n"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +118,8 @@ class IndexCache:
                 array = _mapped(path)
             except FileNotFoundError:
                 return None
-            except (OSError, ValueError, EOFError) as error:
-                logger.warning("%s is made anew: it cannot be read (%s)", path, error)
+            except (OSError, ValueError) as error:
+                logger.warning("%s is made anew: %s", path, error)
                 return None
             if array.shape != shape or array.dtype not in dtypes:
                 logger.warning("%s is made anew: it does not belong to the dataset as it is now", path)
@@ -169,27 +176,26 @@ def _created(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArra
 
 
 def _mapped(path: Path) -> NDArray[Any]:
-    """The array of a ``.npy`` file.
+    """The array of a ``.npy`` file of numbers. Numpy itself runs its header through Python's parser.
 
     Raises:
         OSError: it is not there, or cannot be read.
         ValueError: it is no such file, or cut off.
     """
-    with path.open("rb") as file:  # numpy leaves it open where the header is wrong
-        version = np.lib.format.read_magic(file)
-        reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
-        if reader is None:
-            raise ValueError(f"version {version} of the format")
-        shape, fortran_order, dtype = reader(file)
-        if fortran_order or dtype.hasobject:
-            raise ValueError("not an array of numbers, row by row")
-        begin, size = file.tell(), int(dtype.itemsize)
-        for extent in shape:
-            size *= int(extent)
-        if size == 0:
+    with path.open("rb") as file:
+        magic = file.read(len(_MAGIC) + 2)
+        if magic[: len(_MAGIC)] != _MAGIC or magic[len(_MAGIC) :] not in (b"\1\0", b"\2\0"):
+            raise ValueError("it is no file of numpy's")
+        size = int.from_bytes(file.read(2 if magic[-2] == 1 else 4), "little")
+        found = _HEADER.fullmatch(file.read(min(size, _LONGEST_HEADER)))
+        if found is None:
+            raise ValueError("its header is not one of an array of integers")
+        dtype, shape = np.dtype(found[1].decode()), tuple(int(word) for word in found[2].split(b",") if word.strip())
+        begin, count = file.tell(), math.prod(shape)
+        if begin + count * dtype.itemsize > path.stat().st_size:
+            raise ValueError("it is cut off")
+        if count == 0:
             return np.empty(shape, dtype)
-        if begin + size > path.stat().st_size:
-            raise ValueError("cut off")
         mapped: NDArray[Any] = np.memmap(file, dtype=dtype, mode="r", offset=begin, shape=shape)
     return mapped.view(np.ndarray)
 

@@ -103,11 +103,23 @@ class Layout:
 
 def fill_document_index(index: DocumentIndex, layout: Layout, random: np.random.RandomState) -> None:
     """All epochs are shuffled as one, but for a last one that is apart."""
-    index.reshape(layout.epochs, layout.documents)[:] = np.arange(layout.first, layout.last, dtype=np.int32)
+    count_up(index[: layout.documents], layout.first)
+    filled = layout.documents
+    while filled < len(index):  # what is there is copied behind itself
+        copied = min(filled, len(index) - filled)
+        index[filled : filled + copied] = index[:copied]
+        filled += copied
     together = len(index) - (layout.documents if layout.last_epoch_apart else 0)
     random.shuffle(index[:together])
     if layout.last_epoch_apart:
         random.shuffle(index[together:])
+
+
+def count_up(index: NDArray[Any], first: int) -> None:
+    """Fill with ``first``, ``first + 1``, …, of which only few are in memory at once."""
+    for begin in range(0, len(index), _CHUNK):
+        part = index[begin : begin + _CHUNK]
+        part[:] = np.arange(first + begin, first + begin + len(part))
 
 
 def fill_sample_index(index: SampleIndex, layout: Layout, documents: DocumentIndex, lengths: NDArray[np.int32]) -> None:
@@ -120,13 +132,13 @@ def fill_sample_index(index: SampleIndex, layout: Layout, documents: DocumentInd
         ends = place + np.cumsum(sizes)
         place = int(ends[-1])
         end_here = min((place - extra) // length, layout.samples)
-        if end_here <= filled:
-            continue
-        needed = np.arange(filled + 1, end_here + 1, dtype=np.int64) * length + extra
-        at = np.searchsorted(ends, needed)  # the document where there are enough tokens for the first time
-        index[filled + 1 : end_here + 1, 0] = first + at
-        index[filled + 1 : end_here + 1, 1] = needed - extra - (ends[at] - sizes[at])
-        filled = end_here
+        for begin in range(filled + 1, end_here + 1, _CHUNK):
+            numbers = np.arange(begin, min(begin + _CHUNK, end_here + 1), dtype=np.int64)
+            needed = numbers * length + extra
+            at = np.searchsorted(ends, needed)  # the document where there are enough tokens for the first time
+            index[numbers, 0] = first + at
+            index[numbers, 1] = needed - extra - (ends[at] - sizes[at])
+        filled = max(filled, end_here)
     # What is not full ends with the row.
     index[filled + 1 :, 0] = len(documents) - 1
     index[filled + 1 :, 1] = int(lengths[documents[-1]]) - extra
@@ -135,7 +147,7 @@ def fill_sample_index(index: SampleIndex, layout: Layout, documents: DocumentInd
 def fill_shuffle_index(index: ShuffleIndex, layout: Layout, random: np.random.RandomState) -> None:
     """Samples of a last epoch that is apart stay behind the others."""
     together = layout.samples_before_last_epoch if layout.last_epoch_apart else layout.samples
-    index[:] = np.arange(layout.samples, dtype=index.dtype)
+    count_up(index, 0)
     random.shuffle(index[:together])
     if together < layout.samples:
         random.shuffle(index[together:])
