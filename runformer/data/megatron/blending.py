@@ -19,7 +19,7 @@ SampleIndex = NDArray[np.int64]
 Blend = tuple[DatasetIndex, SampleIndex]
 
 _CHUNK = 1 << 16  # samples
-_MANY = 24  # datasets: from here on numpy finds the largest of them faster than Python
+_MANY = 40  # datasets: from here on numpy finds the largest of them faster than Python
 
 
 def empty_blend(size: int) -> Blend:
