@@ -17,9 +17,11 @@ from runformer.config.sections.reasons import OTHER_LOADER
 from runformer.config.task import (
     DataOptions,
     DataSource,
+    DocumentOptions,
     MegatronFiles,
     MindRecordFiles,
     ModelTask,
+    PaddingOptions,
     PluginOptions,
     Shuffle,
 )
@@ -53,6 +55,8 @@ def data_options(config: Config, section: Section, model: ModelTask, report: Rep
         already_shifted=options.input_sliced_sig,
         pad_token_id=model.options.pad_token_id if model.options else model.overrides.get("pad_token_id"),
         ignore_token_id=options.ignore_token_id,
+        documents=_documents(dataset, section, report),
+        padding=PaddingOptions(dataset.divisor, dataset.remainder) if dataset.dynamic_batch else None,
         section=section,
         handlers=_handlers(dataset, section, report),
     )
@@ -66,6 +70,15 @@ def _handlers(dataset: Dataset, section: Section, report: Report) -> tuple[Plugi
             path = f"{section}.data_loader.handler[{index}].type"
             report.error(path, unknown_type("data_handler", item.type or "", ()))
     return tuple(PluginOptions(item.type, item.keys) for item in handlers if isinstance(item, PluginSection))
+
+
+def _documents(dataset: Dataset, section: Section, report: Report) -> DocumentOptions | None:
+    if not dataset.eod_reset:
+        return None
+    if dataset.eod_token_id is None:
+        report.error(f"{section}.eod_reset", f"needs {section}.eod_token_id: the token that ends a document")
+        return None
+    return DocumentOptions(dataset.eod_token_id)
 
 
 def _shuffle(asked: bool | str | None, training: bool) -> Shuffle | None:

@@ -81,7 +81,8 @@ def megatron_options(
         already_shifted=True,
         pad_token_id=None,
         ignore_token_id=-100,
-        documents=_documents(dataset.data_loader.config, path, report),
+        documents=_documents(dataset.data_loader.config, path, report) or options.documents,
+        padding=None,
     )
 
 

@@ -15,8 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from megatron_files import files, write_dataset
 
+from runformer.config.task import DataOptions, DocumentOptions
 from runformer.data import IGNORED
-from runformer.data.megatron import IndexedDataset
+from runformer.data.dataset import TokenDataset
+from runformer.data.megatron import IndexedDataset, IndexedWriter
 from runformer.data.megatron.blending import blending_indices, exhaustive_blending_indices
 from runformer.data.megatron.cache import IndexCache
 from runformer.data.megatron.indices import split_bounds
@@ -103,6 +105,40 @@ def test_tokens_that_are_padding_are_zero_and_do_not_count() -> None:
     assert labels.tolist() == [[11, IGNORED, 13, 14, 15, 16]]
     without = MegatronRecords(files(["text"], sequence_length=7, extra_token=False)).read_columns(0, COLUMNS)
     assert without["labels"].tolist() == [11, 12, 13, 14, 15, 16, IGNORED]
+
+
+@pytest.mark.parametrize("eod_counts", [True, False])
+def test_documents_end_as_in_megatron(eod_counts: bool) -> None:
+    """Positions, loss mask and attention mask, worked out token by token."""
+    eod = 1
+    with IndexedWriter("text") as writer:
+        for length in (5, 9, 2, 7, 1, 11):
+            writer.add([*range(10, 10 + length), eod])
+    source = files(["text"], size=4)
+    documents = DocumentOptions(eod, attention=True, positions=True, eod_counts=eod_counts)
+    options = DataOptions(source, COLUMNS, None, 0, already_shifted=True, documents=documents)
+    batch = TokenDataset(options, 8, 64).rows(range(4))
+    assert batch.documents_BL is not None
+    assert batch.positions_BL is not None
+    assert bool((batch.inputs_BL == eod).any())
+    rows = MegatronRecords(source).read_rows(range(4), COLUMNS, 8)
+    assert batch.inputs_BL.tolist() == rows[0].tolist()
+    for row in range(4):
+        begin, begins = 0, []
+        for place, token in enumerate(rows[0][row]):
+            begins.append(begin)
+            begin = place + 1 if token == eod else begin
+        assert batch.positions_BL[row].tolist() == [place - first for place, first in enumerate(begins)]
+        numbers = batch.documents_BL[row].tolist()
+        for place, first in enumerate(begins):
+            assert [numbers[key] == numbers[place] for key in range(place + 1)] == [
+                key >= first for key in range(place + 1)
+            ]
+        wanted = [
+            IGNORED if token == eod and not eod_counts else label
+            for token, label in zip(rows[0][row], rows[1][row], strict=True)
+        ]
+        assert batch.labels_BL[row].tolist() == wanted
 
 
 def test_records_tell_what_they_are(tmp_path: Path) -> None:
