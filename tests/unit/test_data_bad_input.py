@@ -264,6 +264,16 @@ def test_a_number_of_a_json_list_that_python_does_not_read(tmp_path: Path) -> No
         list(list_blocks(source, Position()))
 
 
+@pytest.mark.parametrize("number", ["1.5e3", "1E-2", "-0.25", "12e+05"])
+def test_a_number_that_is_cut_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str) -> None:
+    monkeypatch.setattr("runformer.data.prepare.json_list.BLOCK", 16)
+    path = tmp_path / "x.json"
+    for spaces in range(16):
+        path.write_text("[" + " " * spaces + f'{number}, {{"a": {number}}}]')
+        blocks = list(list_blocks(Source(path, "json_list", None, 0, 0), Position()))
+        assert b"\x1e".join(block.data for block in blocks).decode() == f'{number}\x1e{{"a": {number}}}'
+
+
 def test_carriage_returns_in_csv_are_no_lines(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_bytes(b'"a\rb",c\n"1\r1",2\n\r\n3\n')
