@@ -19,6 +19,7 @@ import numpy as np
 from text_targets import TEXT_TARGETS
 from workplace import workplace
 
+from runformer.data.inspect.indexed import IndexedDocuments
 from runformer.data.inspect.reindex import reindex
 from runformer.data.megatron import IndexedDataset, IndexedWriter
 from runformer.data.mindrecord import Column, MindRecordReader, MindRecordWriter
@@ -176,8 +177,8 @@ def megatron_index(data: bytes) -> None:
         return
     total = sum(len(dataset[sequence]) for sequence in range(len(dataset)))
     assert total == len(dataset.tokens) == size // dataset.dtype.itemsize
-    assert dataset.documents[0] == 0
-    assert dataset.documents[-1] == len(dataset)
+    documents = IndexedDocuments(prefix)
+    assert sum(documents.read_columns(record, ["tokens"])["tokens"].size for record in range(len(documents))) == total
 
 
 def sound_file(*, compact: bool, records: int = 6, length: int = 5) -> bytes:

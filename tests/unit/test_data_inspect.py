@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import tracemalloc
 from collections import Counter
 from pathlib import Path
@@ -209,6 +210,14 @@ def test_documents_of_megatron(tmp_path: Path) -> None:
     (tmp_path / "text.v1.bin").unlink()
     with pytest.raises(DataError, match="is not there"):
         open_dataset(tmp_path / "text.v1.idx")
+
+
+def test_a_megatron_dataset_without_documents(tmp_path: Path) -> None:
+    (tmp_path / "x.bin").write_bytes(b"")
+    (tmp_path / "x.idx").write_bytes(b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, 8, 0, 0))
+    found = counted(tmp_path / "x")
+    assert (found.records, found.tokens, found.largest) == (0, 0, None)
+    assert "ids      none" in as_text(found)
 
 
 @settings(deadline=None)

@@ -13,7 +13,7 @@ from byte_tokenizer import write_byte_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
-from token_rows import SMALL, write_rows
+from token_rows import ROWS, SMALL, write_rows
 
 from runformer.data.inspect.show import Choice, show, unpadded
 from runformer.data.inspect.tokens import as_numbers, kinds, visible
@@ -45,6 +45,15 @@ def test_show_greys_what_is_not_learnt_and_folds_padding(tmp_path: Path) -> None
     plain = shown(path)
     assert f"{' '.join(map(str, [*prompt, *answer]))}  … ×12 padding\n" in plain
     assert "×" not in shown(write_rows(tmp_path / "y.mindrecord", [[1, 2, 3, 3]]))
+
+
+def test_show_puts_a_bar_between_documents(tmp_path: Path) -> None:
+    path = tmp_path / "x.mindrecord"
+    with MindRecordWriter(path, {"input_ids": ROWS, "actual_seq_len": ROWS}, **SMALL) as writer:
+        ends = np.array([2, 3, 10], "int32")
+        writer.write([{"input_ids": np.array([7, 8, 9, 5, 6, 0, 0, 0, 0, 0], "int32"), "actual_seq_len": ends}])
+    assert "7 8 │9 │5 6  … ×5 padding\n" in shown(path)
+    assert "7 8 │9 \n… 1 tokens …\n6 " in shown(path, tokens=4)
 
 
 def test_show_takes_the_middle_out_of_long_records(tmp_path: Path) -> None:

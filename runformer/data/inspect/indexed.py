@@ -43,7 +43,7 @@ class IndexedDocuments(Records):
         return [data_path(self.name), index_path(self.name)]
 
     def __len__(self) -> int:
-        return len(self.dataset.documents) - 1
+        return max(0, len(self.dataset.documents) - 1)  # a file without sequences may lack even the end of the last one
 
     def describe(self, record: int) -> str:
         """As ``Records``."""

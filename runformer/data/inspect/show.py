@@ -15,12 +15,13 @@ from rich.text import Text
 from runformer.data import IGNORED
 from runformer.data.inspect.facts import facts
 from runformer.data.inspect.files import TokenColumns, open_dataset, token_columns
-from runformer.data.inspect.tokens import Part, as_numbers, as_text, kinds, visible
+from runformer.data.inspect.tokens import as_numbers, as_text, kinds, visible
 from runformer.data.records import Ids, Records
 from runformer.errors import DataError
 from runformer.tokenizer import Tokenizer
 
 _FOLDED_RUN = 4  # so many equal tokens at the end are taken for padding, where nobody says what padding is
+_ENDS = "actual_seq_len"  # the column that says where the documents of a row end
 _VALUES_SHOWN = 8
 _TEXT_SHOWN = 400
 
@@ -92,7 +93,10 @@ def _print_tokens(values: Mapping[str, Any], columns: TokenColumns, choice: Choi
         head.append(f"; in {columns.labels} {learnt:,} positions count, the others are grey")
     console.print(head, soft_wrap=True)
     labels_T = None if labels_T is None or labels_T.shape != tokens_T.shape else labels_T
-    text = _text(tokens_T[:length], labels_T, choice)
+    row = _Row(
+        tokens_T, labels_T, [int(end) for end in np.asarray(values.get(_ENDS, ())).reshape(-1)], choice.tokenizer
+    )
+    text = _text(row, length, choice.tokens)
     if length < len(tokens_T):
         text.append(f" … ×{len(tokens_T) - length:,} padding", style="magenta")
     if console.is_terminal:
@@ -110,23 +114,41 @@ def unpadded(tokens_T: Ids, pad: int | None) -> int:
     return length if pad is not None or len(tokens_T) - length >= _FOLDED_RUN else len(tokens_T)
 
 
-def _text(tokens_T: Ids, labels_T: Ids | None, choice: Choice) -> Text:
-    """All tokens, or the first and the last of them with their number between."""
-    limit = len(tokens_T) if choice.tokens is None else choice.tokens
-    if len(tokens_T) <= limit:
-        return _styled(tokens_T, labels_T, choice.tokenizer, cut=False)
-    begin, end = limit - limit // 4, len(tokens_T) - limit // 4
-    first = _styled(tokens_T[:begin], labels_T, choice.tokenizer, cut=True)
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A record's tokens, their labels, and where its documents end."""
+
+    tokens_T: Ids
+    labels_T: Ids | None
+    ends: Sequence[int]
+    tokenizer: Tokenizer | None
+
+    def text(self, begin: int, end: int, *, cut: bool) -> Text:
+        """The tokens from ``begin`` to ``end``, with a bar between documents."""
+        tokens_T = self.tokens_T[begin:end]
+        labels_T = None if self.labels_T is None else self.labels_T[begin:end]
+        ends = {place - begin for place in self.ends}
+        stretches = kinds(labels_T, len(tokens_T), sorted(ends))
+        if self.tokenizer is None:
+            parts = as_numbers(tokens_T, stretches)
+        else:
+            parts = as_text(tokens_T, stretches, self.tokenizer, cut=cut)
+        text = Text()
+        for part, (first, _, _) in zip(parts, stretches, strict=True):
+            if first in ends:
+                text.append("│", style="magenta")
+            text.append(part.text, style="none" if part.counts else "dim")
+        return text
+
+
+def _text(row: _Row, length: int, limit: int | None) -> Text:
+    """All of the first ``length`` tokens, or the first and the last of these with their number between."""
+    if limit is None or length <= limit:
+        return row.text(0, length, cut=False)
+    begin, end = limit - limit // 4, length - limit // 4
+    first = row.text(0, begin, cut=True)
     first.append(f"\n… {end - begin:,} tokens …\n", style="magenta")
-    return first + _styled(tokens_T[end:], None if labels_T is None else labels_T[end:], choice.tokenizer, cut=True)
-
-
-def _styled(tokens_T: Ids, labels_T: Ids | None, tokenizer: Tokenizer | None, *, cut: bool) -> Text:
-    stretches = kinds(labels_T, len(tokens_T))
-    parts: list[Part] = (
-        as_numbers(tokens_T, stretches) if tokenizer is None else as_text(tokens_T, stretches, tokenizer, cut=cut)
-    )
-    return Text.assemble(*((part.text, "none" if part.counts else "dim") for part in parts))
+    return first + row.text(end, length, cut=True)
 
 
 def _short(value: Any) -> str:

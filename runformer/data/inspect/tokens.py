@@ -27,14 +27,15 @@ class Part:
     counts: bool
 
 
-def kinds(labels_T: Ids | None, length: int) -> list[tuple[int, int, bool]]:
-    """The stretches of the first ``length`` positions: (begin, end, whether their labels count)."""
-    if labels_T is None:
-        return [(0, length, True)] if length else []
-    counts_T = labels_T[:length] != IGNORED
+def kinds(labels_T: Ids | None, length: int, ends: Sequence[int] = ()) -> list[tuple[int, int, bool]]:
+    """The stretches of the first ``length`` positions: (begin, end, whether their labels count).
+
+    ``ends`` are those of documents; none is in two of them.
+    """
+    counts_T = np.ones(length, dtype=bool) if labels_T is None else labels_T[:length] != IGNORED
     changes = np.flatnonzero(counts_T[1:] != counts_T[:-1]) + 1
-    bounds = [0, *changes.tolist(), len(counts_T)]
-    return [(begin, end, bool(counts_T[begin])) for begin, end in pairwise(bounds) if end > begin]
+    bounds = sorted({0, length, *changes.tolist(), *(end for end in ends if 0 < end < length)})
+    return [(begin, end, bool(counts_T[begin])) for begin, end in pairwise(bounds)]
 
 
 def as_numbers(tokens_T: Ids, stretches: Sequence[tuple[int, int, bool]]) -> list[Part]:
