@@ -10,10 +10,18 @@ from typing import Any
 import pytest
 from tiny_task import TinyTask, make_megatron_task
 
-SMALL = (
-    "seq_length 32 hidden_size 32 intermediate_size 48 num_hidden_layers 2 num_attention_heads 4 num_key_value_heads 2 "
-    "head_dim 8 max_position_embeddings 32 vocab_size 64 pad_token_id 0"
-).split()
+SMALL = {
+    "seq_length": 32,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 32,
+    "vocab_size": 64,
+    "pad_token_id": 0,
+}
 CURVE = ("step", "loss", "grad_norm", "lr", "tokens")
 
 
@@ -76,7 +84,7 @@ def test_a_damaged_dataset_is_told_without_a_traceback(megatron: TinyTask) -> No
 def test_the_published_recipe_trains_a_small_model(megatron: TinyTask, shared_dir: Path) -> None:
     """With its keys of the loader as they are, but for the path, the lengths and the number of samples."""
     shutil.copy(shared_dir / "compat/configs/qwen3/pretrain_qwen3_32b_4k.yaml", megatron.folder / "config.yaml")
-    model = [f"--model.model_config.{word}" if place % 2 == 0 else word for place, word in enumerate(SMALL)]
+    model = [word for key, value in SMALL.items() for word in (f"--model.model_config.{key}", str(value))]
     loader = "--train_dataset.data_loader"
     data = [f"{loader}.config.data_path.1", "two", f"{loader}.config.seq_length", "32", f"{loader}.sizes", "[6, 0, 0]"]
     trained = megatron.run("--use_parallel", "False", "--epochs", "1", *model, *data)
