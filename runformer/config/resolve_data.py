@@ -10,12 +10,15 @@ from typing import Literal
 from runformer.config.paths import display, existing
 from runformer.config.plugin_sections import PluginSection, unknown_type
 from runformer.config.problems import Report, nearest
+from runformer.config.resolve_megatron import megatron_files, megatron_options
 from runformer.config.sections import Config
 from runformer.config.sections.data import LOADERS, Dataset
+from runformer.config.sections.reasons import OTHER_LOADER
 from runformer.config.task import (
     DataOptions,
     DataSource,
     DocumentOptions,
+    MegatronFiles,
     MindRecordFiles,
     ModelTask,
     PaddingOptions,
@@ -39,8 +42,9 @@ def data_options(config: Config, section: Section, model: ModelTask, report: Rep
     loader = dataset.data_loader
     options = config.model.model_config
     training = section == "train_dataset"
-    return DataOptions(
-        source=_source(dataset, section, report),
+    source = _source(dataset, section, report)
+    result = DataOptions(
+        source=source,
         columns=tuple(dataset.input_columns or _DEFAULT_COLUMNS),
         shuffle=_shuffle(loader.shuffle, training),
         seed=config.seed if dataset.seed is None else dataset.seed,
@@ -56,6 +60,7 @@ def data_options(config: Config, section: Section, model: ModelTask, report: Rep
         section=section,
         handlers=_handlers(dataset, section, report),
     )
+    return megatron_options(result, source, dataset, model, report) if isinstance(source, MegatronFiles) else result
 
 
 def _handlers(dataset: Dataset, section: Section, report: Report) -> tuple[PluginOptions, ...]:
@@ -86,6 +91,9 @@ def _shuffle(asked: bool | str | None, training: bool) -> Shuffle | None:
 
 def _source(dataset: Dataset, section: Section, report: Report) -> DataSource:
     kind = dataset.data_loader.type or "MindDataset"
+    for key in {key for keys in _OWN_KEYS.values() for key in keys} - set(_OWN_KEYS.get(kind, ())):
+        if report.given(f"{section}.data_loader.{key}"):
+            report.no_effect(f"{section}.data_loader.{key}", OTHER_LOADER)
     if kind in _SOURCES:
         return _SOURCES[kind](dataset, section, report)
     _refuse_loader(kind, f"{section}.data_loader", report)
@@ -115,7 +123,14 @@ def _mindrecord(dataset: Dataset, section: Section, report: Report) -> MindRecor
     )
 
 
-_SOURCES: Mapping[str, Callable[[Dataset, Section, Report], DataSource]] = {"MindDataset": _mindrecord}
+_SOURCES: Mapping[str, Callable[[Dataset, Section, Report], DataSource]] = {
+    "MindDataset": _mindrecord,
+    "BlendedMegatronDatasetDataLoader": megatron_files,
+}
+# Keys that only one loader reads.
+_OWN_KEYS: Mapping[str, tuple[str, ...]] = {
+    "BlendedMegatronDatasetDataLoader": ("config", "datasets_type", "sizes", "phase"),
+}
 
 
 def _files(name: str, key: str, flag: str, report: Report) -> list[Path]:

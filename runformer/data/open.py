@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from runformer.config.task import DataOptions
+from runformer.config.task import DataOptions, MegatronFiles
 from runformer.data.handlers import HandledRecords
+from runformer.data.megatron.records import MegatronRecords
 from runformer.data.mindrecord import MindRecordReader
 from runformer.data.records import Records
 from runformer.errors import DataError
@@ -27,6 +28,8 @@ def open_records(options: DataOptions) -> Records:
 
 
 def _open_source(options: DataOptions) -> Records:
+    if isinstance(options.source, MegatronFiles):
+        return MegatronRecords(options.source)
     return _open_mindrecord(options.source.paths)
 
 

@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 from runformer.config.plugin_sections import PluginSection
 from runformer.config.schema import Key, group, no_effect, sets
 from runformer.config.sections.foreign import PYNATIVE_DATASET
+from runformer.config.sections.megatron import MegatronConfig
 from runformer.config.sections.reasons import ALWAYS, LOADING, OTHER_LOADER, PLUGIN, VISION
 
 # Loaders of text that the original has and that are not built yet; those of images and labels are not listed.
 LOADERS = (
-    "BlendedMegatronDatasetDataLoader",
     "HFDataLoader",
     "CommonDataLoader",
     "MultiSourceDataLoader",
@@ -53,9 +53,14 @@ class DataLoader:
     columns: list[str] | None = no_effect(ALWAYS, "Columns to read; input_columns decides.")
     num_parallel_workers: int | None = no_effect(LOADING, "Number of reading threads.")
     shuffle_dataset: bool | None = no_effect(OTHER_LOADER, "Whether a dataset is shuffled.")
-    config: Any = no_effect(OTHER_LOADER, "Settings of a Megatron dataset.")
-    datasets_type: str | None = no_effect(OTHER_LOADER, "Kind of Megatron dataset.")
-    sizes: Any = no_effect(OTHER_LOADER, "Numbers of samples for training, validation and test.")
+    config: MegatronConfig = group("How samples are drawn from Megatron datasets.", MegatronConfig)
+    datasets_type: str | None = sets("train.data.source", "Kind of Megatron dataset.", choices=("GPTDataset",))
+    sizes: list[int | None] | None = sets(
+        "train.data.source.size",
+        "Numbers of samples for training, validation and test that Megatron datasets give; null: all there are.",
+        least=0,
+        most=2**40,
+    )
     load_func: str | None = no_effect(OTHER_LOADER, "Function of the datasets library that opens the data.")
     path: str | None = no_effect(OTHER_LOADER, "Path or name of a Hugging Face dataset.")
     data_files: Any = no_effect(OTHER_LOADER, "Files of a Hugging Face dataset.")
@@ -69,7 +74,7 @@ class DataLoader:
     use_broadcast_data: bool | None = no_effect(OTHER_LOADER, "Whether one process reads for the others.")
     column_names: list[str] | None = no_effect(OTHER_LOADER, "Names of the columns.")
     origin_columns: Any = no_effect(OTHER_LOADER, "Columns of the raw records.")
-    phase: str | None = no_effect(OTHER_LOADER, "Which part of the dataset is read.")
+    phase: str | None = sets("train.data.source.part", "Which part of Megatron datasets is read: train, valid or test.")
     version: int | None = no_effect(OTHER_LOADER, "Version of the prompt format.")
     stage: str | None = no_effect(OTHER_LOADER, "Which part of the dataset is read.")
     annotation_file: str | None = no_effect(OTHER_LOADER, "File of annotations.")
