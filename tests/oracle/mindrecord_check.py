@@ -2,7 +2,7 @@
 
 It needs MindSpore, so it is no part of the test suite::
 
-    python3 -m venv /tmp/ms && /tmp/ms/bin/pip install mindspore==2.7.0 tokenizers rich pyyaml jinja2
+    python3 -m venv /tmp/ms && /tmp/ms/bin/pip install mindspore==2.7.0 pyyaml
     PYTHONPATH=. /tmp/ms/bin/python tests/oracle/mindrecord_check.py
 
 It prints a line for each case and exits with 1 where one differs. With ``--save`` it keeps MindSpore's files of the
