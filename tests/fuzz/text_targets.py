@@ -26,7 +26,7 @@ Found = tuple[list[Any], str | None]
 """The records as text, and how reading ended where it did not end well."""
 
 
-_FIELD = rb'(?:"(?:[^"]++|"")*+"\r?|[^",\n]*+)'
+_FIELD = rb'(?:"(?:[^"]++|"")*+"|[^",\r\n]*+)(?:\r(?=\n))?'
 _QUOTED_WELL = re.compile(rb"(?:" + _FIELD + rb"[,\n])*+" + _FIELD)
 
 
@@ -59,7 +59,7 @@ def json_lines(data: bytes) -> None:
 def csv_rows(data: bytes) -> None:
     """Rows of CSV; a quoted field may have line ends.
 
-    Where marks stand within a field, nobody knows where it ends, and blocks may be cut elsewhere. A header is small
+    Where marks or carriage returns stand within a field, nobody knows where it ends, and blocks may be cut elsewhere. A header is small
     against a block, so it is read as a whole.
     """
     _check("csv", data, sizes=())
