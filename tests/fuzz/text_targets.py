@@ -59,8 +59,8 @@ def json_lines(data: bytes) -> None:
 def csv_rows(data: bytes) -> None:
     """Rows of CSV; a quoted field may have line ends.
 
-    Where marks or carriage returns stand within a field, nobody knows where it ends, and blocks may be cut elsewhere. A header is small
-    against a block, so it is read as a whole.
+    Where marks or carriage returns stand within a field, nobody knows where it ends, and blocks may be cut elsewhere.
+    A header is small against a block, so it is read as a whole.
     """
     _check("csv", data, sizes=())
     _check("csv", b"a,b\n" + data, sizes=(4, 9, 64) if _QUOTED_WELL.fullmatch(data) else ())
