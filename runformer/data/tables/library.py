@@ -1,0 +1,82 @@
+"""The ``datasets`` library: imported when it is needed, kept off the network, its errors explained."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from runformer.errors import DataError
+
+INSTALL = "pip install 'runformer[data]'"
+_LONGEST_SHOWN = 300
+
+
+def load_library() -> Any:
+    """The module ``datasets``, told never to ask the hub, and not to draw progress bars.
+
+    Raises:
+        DataError: it is not installed.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(f"tables are read by the datasets library, and {error}", hint=INSTALL) from error
+    datasets.config.HF_HUB_OFFLINE = datasets.config.HF_DATASETS_OFFLINE = True
+    datasets.disable_progress_bars()  # several processes would write them into each other's lines
+    return datasets
+
+
+@contextmanager
+def explaining(what: str, json_files: Sequence[Path] = ()) -> Iterator[None]:
+    """Run code of the library; what it raises becomes a DataError that begins with ``what``.
+
+    Of ``json_files`` the line that is not JSON is looked for, since the library does not name it. Memory that runs
+    out is passed on as it is.
+    """
+    library = logging.getLogger("datasets")
+    level = library.level
+    library.setLevel(logging.CRITICAL)  # it logs its errors, too
+    try:
+        yield
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:
+        raise DataError(_broken_line(json_files) or f"{what}: {_words(error)}") from error
+    finally:
+        library.setLevel(level)
+
+
+def _words(error: BaseException) -> str:
+    """What went wrong at the bottom of it: the library wraps errors of readers in one that says nothing."""
+    while type(error).__name__ == "DatasetGenerationError" and error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, StopIteration):
+        return "it holds no records"
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
+
+
+def _broken_line(files: Sequence[Path]) -> str | None:
+    for path in files:
+        try:
+            with path.open(encoding="utf-8-sig") as lines:
+                if lines.read(4096).lstrip()[:1] == "[":
+                    lines.seek(0)
+                    json.load(lines)
+                    continue
+                lines.seek(0)
+                for number, line in enumerate(lines, start=1):
+                    if line.strip():
+                        json.loads(line)
+        except json.JSONDecodeError as error:
+            place = f"line {error.lineno if error.lineno > 1 or 'number' not in locals() else number}"
+            return f"{path}, {place}: not JSON at column {error.colno}: {error.msg}"
+        except UnicodeDecodeError:
+            return f"{path} is not UTF-8 text"
+        except (OSError, RecursionError):
+            return None
+    return None
