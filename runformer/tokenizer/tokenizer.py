@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 
@@ -27,7 +28,7 @@ class Tokenizer:
         self, backend: tokenizers.Tokenizer, special_tokens: Mapping[str, str], chat_template: str | None, file: Path
     ) -> None:
         self._backend = backend
-        self._file = file
+        self.file = file
         self.special_tokens = dict(special_tokens)
         self.chat_template = chat_template
         self.bos_id = self._special_id("bos_token")
@@ -50,6 +51,19 @@ class Tokenizer:
         except TypeError as error:
             raise TokenizerError(f"not valid Unicode text: {text[:80]!r}", hint="save it as UTF-8") from error
 
+    def encode_batch(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
+        """The token ids of each text, as ``encode`` gives them, in less time.
+
+        Raises:
+            TokenizerError: as ``encode``.
+        """
+        try:
+            with self._explaining_panics():
+                found = self._backend.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
+                return [encoding.ids for encoding in found]
+        except TypeError:
+            return [self.encode(text, add_special_tokens) for text in texts]  # which says what text it is
+
     @contextmanager
     def _explaining_panics(self) -> Iterator[None]:
         """The library's panics are no Exceptions, and their class cannot be imported."""
@@ -60,18 +74,21 @@ class Tokenizer:
                 raise
             hint = "copy or download it again"
             raise TokenizerError(
-                f"{self._file}: damaged: the tokenizers library fails on it: {error}", hint=hint
+                f"{self.file}: damaged: the tokenizers library fails on it: {error}", hint=hint
             ) from error
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text of ``ids``; ids that the vocabulary lacks give nothing, broken UTF-8 gives U+FFFD."""
         return self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
-    def apply_chat_template(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+    def apply_chat_template(
+        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool, marked: bool = False
+    ) -> str:
         """The prompt of a conversation: ``messages`` have ``role`` and ``content``.
 
         ``add_generation_prompt`` ends it where the assistant is to speak. Encode the result with
-        ``add_special_tokens=False``: the template writes bos itself.
+        ``add_special_tokens=False``: the template writes bos itself. ``marked``: with ``chat.MARKS`` around what the
+        template says to be the assistant's words.
 
         Raises:
             TokenizerError: there is no chat template, or it refuses these messages.
@@ -86,6 +103,7 @@ class Tokenizer:
             messages,
             add_generation_prompt=add_generation_prompt,
             special_tokens=self.special_tokens,
+            marked=marked,
         )
 
     @cached_property
