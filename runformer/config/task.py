@@ -223,11 +223,11 @@ HandlerOptions = EncodeOptions | PackOptions | MethodOptions | PluginOptions
 class TableFiles:
     """Tables that the ``datasets`` library opens.
 
-    Either ``files`` in one ``format`` (``json``, ``parquet``, …) for each split, or one folder, whose files say what they
-    are, or that was ``saved`` by the library. ``split`` may be a part, such as ``train[:10%]``; ``arguments`` go to the
-    library as they are. With ``streaming`` rows are read from the files one after the other, and nothing is written
-    to the library's cache; ``rows`` says how many there are where that cannot be seen. ``handlers`` change the table,
-    or its records, in turn.
+    Either ``files`` in one ``format`` (``json``, ``parquet``, …) for each split, or one folder, whose files say what
+    they are, or that was ``saved`` by the library. ``split`` may be a part, such as ``train[:10%]``; ``arguments`` go
+    to the library as they are. With ``streaming`` rows are read from the files one after the other, and nothing is
+    written to the library's cache; ``rows`` says how many there are where that cannot be seen. ``handlers`` change the
+    table, or its records, in turn.
     """
 
     paths: tuple[Path, ...]

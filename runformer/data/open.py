@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from runformer.config.task import DataOptions
+import numpy as np
+
+from runformer.config.task import DataOptions, MindRecordFiles, Mixture, TableFiles
 from runformer.data.handlers import HandledRecords
 from runformer.data.mindrecord import MindRecordReader
+from runformer.data.mixture import MixedRecords
 from runformer.data.records import Records
+from runformer.data.tables import open_table
+from runformer.data.tables.pick import PickedRecords
 from runformer.errors import DataError
 
 _MINDRECORD_NAME = re.compile(r"mindrecord\d*$")
@@ -27,7 +33,27 @@ def open_records(options: DataOptions) -> Records:
 
 
 def _open_source(options: DataOptions) -> Records:
-    return _open_mindrecord(options.source.paths)
+    match options.source:
+        case TableFiles():
+            return _open_table(options.source, options)
+        case Mixture():
+            return _open_mixture(options.source, options)
+        case MindRecordFiles():
+            return _open_mindrecord(options.source.paths)
+
+
+def _open_table(source: TableFiles, options: DataOptions) -> Records:
+    return open_table(source, seed=options.seed, pad_token_id=options.pad_token_id, section=options.section)
+
+
+def _open_mixture(mixture: Mixture, options: DataOptions) -> Records:
+    parts = []
+    for part in mixture.parts:
+        records = open_records(replace(options, source=part.source, handlers=part.handlers))
+        limited = part.num_samples is not None and part.num_samples < len(records)
+        parts.append(PickedRecords(records, np.arange(part.num_samples)) if limited else records)
+    names = [part.name for part in mixture.parts]
+    return MixedRecords(parts, names, mixture.counts, mixture.shuffle, options.seed)
 
 
 def _open_mindrecord(paths: Sequence[Path]) -> MindRecordReader:

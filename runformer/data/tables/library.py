@@ -61,22 +61,28 @@ def _words(error: BaseException) -> str:
 
 
 def _broken_line(files: Sequence[Path]) -> str | None:
+    """The first place in files of JSON, or of a JSON value a line, that is not that; None where there is none."""
     for path in files:
         try:
-            with path.open(encoding="utf-8-sig") as lines:
-                if lines.read(4096).lstrip()[:1] == "[":
-                    lines.seek(0)
-                    json.load(lines)
-                    continue
-                lines.seek(0)
-                for number, line in enumerate(lines, start=1):
-                    if line.strip():
-                        json.loads(line)
-        except json.JSONDecodeError as error:
-            place = f"line {error.lineno if error.lineno > 1 or 'number' not in locals() else number}"
-            return f"{path}, {place}: not JSON at column {error.colno}: {error.msg}"
+            with path.open(encoding="utf-8-sig") as file:
+                whole = file.read(4096).lstrip()[:1] == "["
+                file.seek(0)
+                for number, text in [(0, file.read())] if whole else enumerate(file, start=1):
+                    _parse(path, number, text)
+        except DataError as error:
+            return error.message
         except UnicodeDecodeError:
             return f"{path} is not UTF-8 text"
         except (OSError, RecursionError):
-            return None
+            continue
     return None
+
+
+def _parse(path: Path, number: int, text: str) -> None:
+    try:
+        if text.strip():
+            json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}, line {number or error.lineno}: not JSON at column {error.colno}: {error.msg}"
+        ) from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
@@ -92,7 +92,7 @@ def _holds_integers(feature: Any) -> bool:
     inner = getattr(feature, "feature", None)
     if isinstance(feature, list):  # releases of the library before 4 write List(x) as [x]
         inner = feature[0] if len(feature) == 1 else None
-    return "int" in str(getattr(inner, "dtype", "")) and not isinstance(inner, Mapping)
+    return str(getattr(inner, "dtype", "")).startswith(("int", "uint"))
 
 
 def integers(cell: Any, column: str, where: str) -> NDArray[np.integer]:
