@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runformer.config.task import Shuffle
 from runformer.data.order import Order, sample_order
 from runformer.data.records import Ids, Records, RowLengthError
 from runformer.errors import DataError
@@ -42,7 +43,8 @@ class Interleaving:
             block_parts, block_numbers = self._of_block(block)
             offsets = inside[here] - block * _BLOCK
             parts[here], numbers[here] = block_parts[offsets], block_numbers[offsets]
-        return parts, numbers + rounds * np.array(self._counts, dtype=np.int64)[parts]
+        numbers += rounds * np.array(self._counts, dtype=np.int64)[parts]
+        return parts, numbers
 
     def _of_block(self, block: int) -> tuple[Ids, Ids]:
         if self._block is None or self._block[0] != block:
@@ -96,7 +98,7 @@ class MixedRecords(Records):
         self._parts = parts
         self._labels = names
         self.name = ", ".join(part.name for part in parts)
-        kind = "hashed" if shuffle else None
+        kind: Shuffle | None = "hashed" if shuffle else None
         self._orders = [sample_order(max(1, len(part)), kind, seed + number) for number, part in enumerate(parts)]
         self._turns = Interleaving(self._counts)
 

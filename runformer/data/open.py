@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from runformer.config.task import DataOptions, MindRecordFiles, Mixture, TableFiles
+from runformer.config.data_sources import Mixture, TableFiles
+from runformer.config.task import DataOptions, MindRecordFiles
 from runformer.data.handlers import HandledRecords
 from runformer.data.mindrecord import MindRecordReader
 from runformer.data.mixture import MixedRecords
@@ -50,8 +51,8 @@ def _open_mixture(mixture: Mixture, options: DataOptions) -> Records:
     parts = []
     for part in mixture.parts:
         records = open_records(replace(options, source=part.source, handlers=part.handlers))
-        limited = part.num_samples is not None and part.num_samples < len(records)
-        parts.append(PickedRecords(records, np.arange(part.num_samples)) if limited else records)
+        used = len(records) if part.num_samples is None else part.num_samples
+        parts.append(PickedRecords(records, np.arange(used)) if used < len(records) else records)
     names = [part.name for part in mixture.parts]
     return MixedRecords(parts, names, mixture.counts, mixture.shuffle, options.seed)
 

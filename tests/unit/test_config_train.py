@@ -251,8 +251,10 @@ def test_missing_datasets_name_path_key_and_flag(
 
 
 def test_loaders_that_are_not_built_make_a_task_that_cannot_be_run(tmp_path: Path) -> None:
-    task = load(tmp_path, MINIMAL.replace("MindDataset", "HFDataLoader"))
-    with pytest.raises(ConfigError, match=r"task.yaml:4:11: .*is 'HFDataLoader', which cannot be read yet; sup"):
+    task = load(tmp_path, MINIMAL.replace("MindDataset", "BlendedMegatronDatasetDataLoader"))
+    with pytest.raises(
+        ConfigError, match=r"task.yaml:4:11: .*is 'BlendedMegatronDatasetDataLoader', which cannot be read yet; sup"
+    ):
         task.require_built()
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from runformer.config.task import EncodeOptions, MethodOptions, PackOptions, PluginOptions, TableFiles
+from runformer.config.data_sources import EncodeOptions, MethodOptions, PackOptions, TableFiles
+from runformer.config.task import PluginOptions
 from runformer.data.handlers import HandledRecords
 from runformer.data.records import Records
 from runformer.data.tables.encode import EncodedRecords

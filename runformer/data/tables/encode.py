@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from runformer.config.task import EncodeOptions
+from runformer.config.data_sources import EncodeOptions
 from runformer.data import IGNORED
 from runformer.data.conversations import Encoded, conversation_samples, encode_pieces, encode_texts
 from runformer.data.records import Ids, Records

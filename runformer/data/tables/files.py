@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from runformer.config.task import TableFiles
+from runformer.config.data_sources import TableFiles
 from runformer.data.tables.library import explaining, load_library
 from runformer.data.tables.table import TableRecords
 from runformer.errors import DataError

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runformer.config.task import PackOptions
+from runformer.config.data_sources import PackOptions
 from runformer.data import IGNORED
 from runformer.data.packing import best_fit
 from runformer.data.records import Ids, Records
@@ -42,8 +42,8 @@ class PackedRecords(Records):
     """Rows of T tokens, made of pieces of documents.
 
     ``input_ids`` and ``labels`` are (T,), ``actual_seq_len`` (D,) or (D + 1,): where each document ends, and, if the
-    row is filled up, where that ends. What a document begins with cannot be foretold from the one before: its first label
-    is -100.
+    row is filled up, where that ends. What a document begins with cannot be foretold from the one before: its first
+    label is -100.
 
     Args:
         records: the documents.

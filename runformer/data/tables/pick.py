@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from runformer.config.task import MethodOptions
+from runformer.config.data_sources import MethodOptions
 from runformer.data.records import Ids, Records
 from runformer.data.tables.library import explaining, load_library
 from runformer.data.tables.table import TableRecords, require_columns

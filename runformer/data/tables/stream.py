@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from runformer.config.task import TableFiles
+from runformer.config.data_sources import TableFiles
 from runformer.data.records import Records
 from runformer.data.tables.files import json_files, load, source_name
 from runformer.data.tables.library import explaining
@@ -139,12 +139,8 @@ def _json_lines(path: Path) -> int | None:
 def _text_lines(path: Path) -> int | None:
     if path.suffix in (".gz", ".bz2", ".xz", ".zst", ".lz4"):
         return None
-    lines, last = 0, b"\n"
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            lines += block.count(b"\n")
-            last = block[-1:]
-    return lines + (last != b"\n")
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return sum(1 for _ in file)
 
 
 _COUNTERS = {"parquet": _parquet_rows, "arrow": _arrow_rows, "json": _json_lines, "text": _text_lines}
