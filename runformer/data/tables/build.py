@@ -29,7 +29,7 @@ def open_table(source: TableFiles, *, seed: int, pad_token_id: int | None, secti
         ConfigError: a plug-in cannot be made.
     """
     records: Records = open_stream(source) if source.streaming else open_files(source)
-    for handler in source.handlers:
+    for number, handler in enumerate(source.handlers):
         match handler:
             case MethodOptions():
                 records = apply_method(records, handler, seed)
@@ -42,5 +42,6 @@ def open_table(source: TableFiles, *, seed: int, pad_token_id: int | None, secti
                 pad = pad_token_id if handler.pad_token_id is None else handler.pad_token_id
                 records = pack(records, handler, pad or 0)
             case PluginOptions():
-                records = HandledRecords(records, [handler], section)
+                more = any(isinstance(later, EncodeOptions | PluginOptions) for later in source.handlers[number + 1 :])
+                records = HandledRecords(records, [handler], section, of_tokens=not more)
     return records

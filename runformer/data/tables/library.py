@@ -16,7 +16,7 @@ _LONGEST_SHOWN = 300
 
 
 def load_library() -> Any:
-    """The module ``datasets``, told never to ask the hub, and not to draw progress bars.
+    """The module ``datasets``, told not to draw progress bars.
 
     Raises:
         DataError: it is not installed.
@@ -25,14 +25,30 @@ def load_library() -> Any:
         import datasets
     except ImportError as error:
         raise DataError(f"tables are read by the datasets library, and {error}", hint=INSTALL) from error
-    datasets.config.HF_HUB_OFFLINE = datasets.config.HF_DATASETS_OFFLINE = True
     datasets.disable_progress_bars()  # several processes would write them into each other's lines
     return datasets
 
 
 @contextmanager
+def _offline() -> Iterator[None]:
+    """Let the library ask no hub, not even where a folder of data names files that lie there."""
+    import datasets
+    import huggingface_hub
+
+    flags = [(datasets.config, "HF_HUB_OFFLINE"), (huggingface_hub.constants, "HF_HUB_OFFLINE")]
+    before = [getattr(module, name) for module, name in flags]
+    for module, name in flags:
+        setattr(module, name, True)
+    try:
+        yield
+    finally:
+        for (module, name), value in zip(flags, before, strict=True):
+            setattr(module, name, value)
+
+
+@contextmanager
 def explaining(what: str, json_files: Sequence[Path] = ()) -> Iterator[None]:
-    """Run code of the library; what it raises becomes a DataError that begins with ``what``.
+    """Run code of the library, off the network; what it raises becomes a DataError that begins with ``what``.
 
     Of ``json_files`` the line that is not JSON is looked for, since the library does not name it. Memory that runs
     out is passed on as it is.
@@ -41,7 +57,8 @@ def explaining(what: str, json_files: Sequence[Path] = ()) -> Iterator[None]:
     level = library.level
     library.setLevel(logging.CRITICAL)  # it logs its errors, too
     try:
-        yield
+        with _offline():
+            yield
     except (DataError, MemoryError):
         raise
     except Exception as error:
@@ -81,7 +98,7 @@ def _broken_line(files: Sequence[Path]) -> str | None:
 def _parse(path: Path, number: int, text: str) -> None:
     try:
         if text.strip():
-            json.loads(text)
+            json.loads(text.rstrip())
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path}, line {number or error.lineno}: not JSON at column {error.colno}: {error.msg}"

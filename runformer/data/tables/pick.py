@@ -6,6 +6,7 @@ the names of its columns. So they mean the same behind a handler as before it.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -110,5 +111,6 @@ def apply_method(records: Records, method: MethodOptions, seed: int) -> Records:
 
 
 def _call(table: Any, method: MethodOptions, name: str) -> Any:
-    with explaining(f"{name}: data handler {method.name!r}"):
+    with explaining(f"{name}: data handler {method.name!r}"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the library's own business with Arrow
         return getattr(table, method.name)(**method.arguments)

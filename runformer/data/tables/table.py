@@ -45,7 +45,10 @@ class TableRecords(Records):
             for name in row.column_names:
                 values[name] = integers(row.column(name)[0], name, self.describe(record))
         if others is not None:
-            values |= others[int(record)]
+            try:
+                values |= others[int(record)]
+            except UnicodeDecodeError as error:
+                raise DataError(f"{self.describe(record)} is not UTF-8 text", hint="save it as UTF-8") from error
         return {name: values[name] for name in columns}
 
     def _view(self, columns: tuple[str, ...]) -> tuple[Any, Any]:
