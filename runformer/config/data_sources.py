@@ -1,14 +1,20 @@
-"""Datasets that are made of tables, and mixtures of datasets: their part of the Task."""
+"""Where the rows of a dataset come from: its part of the Task."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from runformer.config.task import MindRecordFiles, PluginOptions, TokenizerOptions
+from runformer.config.options import PluginOptions, TokenizerOptions
+
+
+@dataclass(frozen=True, slots=True)
+class MindRecordFiles:
+    """MindRecord files; a folder stands for all files in it whose names end in ``mindrecord`` and a number or none."""
+
+    paths: tuple[Path, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +54,7 @@ class MethodOptions:
     arguments: Mapping[str, Any]
 
 
-HandlerOptions: TypeAlias = "EncodeOptions | PackOptions | MethodOptions | PluginOptions"
+HandlerOptions = EncodeOptions | PackOptions | MethodOptions | PluginOptions
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,16 @@ from runformer.config.sections.data import (
     TABLES,
     Dataset,
 )
-from runformer.config.task import DataOptions, DataSource, MindRecordFiles, ModelTask, PluginOptions, Shuffle
+from runformer.config.task import (
+    DataOptions,
+    DataSource,
+    DocumentOptions,
+    MindRecordFiles,
+    ModelTask,
+    PaddingOptions,
+    PluginOptions,
+    Shuffle,
+)
 
 Section = Literal["train_dataset", "eval_dataset"]
 
@@ -48,6 +57,8 @@ def data_options(config: Config, section: Section, model: ModelTask, report: Rep
         already_shifted=options.input_sliced_sig,
         pad_token_id=model.options.pad_token_id if model.options else model.overrides.get("pad_token_id"),
         ignore_token_id=options.ignore_token_id,
+        documents=_documents(dataset, section, report),
+        padding=PaddingOptions(dataset.divisor, dataset.remainder) if dataset.dynamic_batch else None,
         section=section,
         handlers=_handlers(dataset, section, report),
     )
@@ -62,6 +73,15 @@ def _handlers(dataset: Dataset, section: Section, report: Report) -> tuple[Plugi
     if dataset.data_loader.type in (*TABLES, MIXTURE):
         return ()
     return plugin_handlers(dataset.data_loader, f"{section}.data_loader", report)
+
+
+def _documents(dataset: Dataset, section: Section, report: Report) -> DocumentOptions | None:
+    if not dataset.eod_reset:
+        return None
+    if dataset.eod_token_id is None:
+        report.error(f"{section}.eod_reset", f"needs {section}.eod_token_id: the token that ends a document")
+        return None
+    return DocumentOptions(dataset.eod_token_id)
 
 
 def _shuffle(asked: bool | str | None, training: bool) -> Shuffle | None:

@@ -8,7 +8,7 @@ from runformer.config.data_sources import Mixture, MixturePart, TableFiles
 from runformer.config.problems import Report
 from runformer.config.resolve_loader import LoaderPlace, note_other_keys
 from runformer.config.resolve_mindrecord import mindrecord_files, plugin_handlers
-from runformer.config.resolve_tables import COLUMNS, documents_of, makes_rows, table_columns, table_files
+from runformer.config.resolve_tables import COLUMNS, documents_of, makes_rows, table_columns, table_files, with_borders
 from runformer.config.sections import Config
 from runformer.config.sections.data import TABLES, DataLoader, Dataset, SubLoader
 from runformer.config.task import DataOptions, DocumentOptions, ModelTask
@@ -45,6 +45,7 @@ def mixture_options(
     if len(set(shifted)) > 1:
         text = "some parts make their rows here, whose labels are not shifted, and others have shifted ones"
         place.error("sub_data_loader", f"cannot be mixed with input_sliced_sig: {text}")
+    borders_of_all = _documents(documents, place) or options.documents
     shuffle = loader.shuffle
     if shuffle is None:
         shuffle = section == "train_dataset"
@@ -52,9 +53,9 @@ def mixture_options(
         options,
         source=Mixture(tuple(parts), _counts(loader, len(parts), place), shuffle not in _IN_ORDER),
         shuffle="source",
-        columns=tuple(dataset.input_columns or _columns(loader)),
+        columns=with_borders(tuple(dataset.input_columns or _columns(loader)), borders_of_all),
         already_shifted=any(shifted),
-        documents=_documents(documents, place),
+        documents=borders_of_all,
     )
 
 

@@ -28,7 +28,8 @@ FORMATS = {
 }
 COLUMNS = ("input_ids", "labels")
 # Columns that the original's loader makes of the borders of documents; here these are kept as they are.
-_MADE_OF_BORDERS = ("loss_mask", "position_ids", "attention_mask", "actual_seq_len")
+_MADE_OF_BORDERS = ("loss_mask", "position_ids", "attention_mask")
+_BORDERS = "actual_seq_len"
 _OFFLINE = "nothing is downloaded: download it, and name its folder or its files"
 
 
@@ -49,20 +50,28 @@ def table_options(options: DataOptions, config: Config, section: str, model: Mod
         shuffle = "reference" if loader.shuffle == "reference" else "hashed"
     if source.streaming and shuffle:
         place.error("shuffle", "is True, but a stream comes in the order of its files: set one of the two to False")
+    documents = documents_of(loader, source, place) or options.documents
     return replace(
         options,
         source=source,
         shuffle=shuffle,
-        columns=table_columns(loader, dataset.input_columns),
+        columns=with_borders(table_columns(loader, dataset.input_columns), documents),
         already_shifted=options.already_shifted and not makes_rows(source),
-        documents=documents_of(loader, source, place),
+        documents=documents,
     )
 
 
 def table_columns(loader: SubLoader, input_columns: list[str] | None) -> tuple[str, ...]:
-    """Tokens and labels among the columns that a dataset names."""
+    """Tokens and labels among the columns that a dataset names, and the borders of documents where it names them."""
     named = tuple(input_columns or loader.column_names or COLUMNS)
-    return tuple(name for name in named if name not in _MADE_OF_BORDERS) or COLUMNS
+    kept = tuple(name for name in named if name not in _MADE_OF_BORDERS)
+    return kept if set(kept) - {_BORDERS} else (*COLUMNS, *kept)
+
+
+def with_borders(columns: tuple[str, ...], documents: DocumentOptions | None) -> tuple[str, ...]:
+    """The columns, with that of borders where it is this that says where documents end."""
+    needed = documents is not None and documents.eod is None and _BORDERS not in columns
+    return (*columns, _BORDERS) if needed else columns
 
 
 def makes_rows(source: TableFiles) -> bool:

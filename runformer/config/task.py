@@ -12,8 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from runformer.config.data_sources import MindRecordFiles as MindRecordFiles
 from runformer.config.data_sources import Mixture, TableFiles
 from runformer.config.layout import ParallelOptions, SearchOptions
+from runformer.config.options import PluginOptions as PluginOptions
+from runformer.config.options import TokenizerOptions as TokenizerOptions
 from runformer.errors import ConfigError
 
 DType = Literal["float64", "float32", "bfloat16", "float16"]
@@ -139,14 +142,6 @@ class LoadOptions:
     skip_steps: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PluginOptions:
-    """A part of a run that a plug-in makes: the name it is registered under, and the arguments that it is given."""
-
-    kind: str
-    parameters: Mapping[str, Any]
-
-
 Shuffle = Literal["reference", "hashed", "source"]
 
 
@@ -171,13 +166,6 @@ class PaddingOptions:
 
     divisor: int = 1
     remainder: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class MindRecordFiles:
-    """MindRecord files; a folder stands for all files in it whose names end in ``mindrecord`` and a number or none."""
-
-    paths: tuple[Path, ...]
 
 
 DataSource = MindRecordFiles | TableFiles | Mixture
@@ -333,23 +321,6 @@ class EvaluationTask:
     batch_size: int
     every_steps: int | None = None
     every_epochs: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TokenizerOptions:
-    """Where a tokenizer lies and what the YAML says about it. All None: beside the weights."""
-
-    directory: Path | None = None
-    kind: str | None = None
-    tokenizer_file: Path | None = None
-    vocab_file: Path | None = None
-    merges_file: Path | None = None
-    special_tokens: Mapping[str, str] = field(
-        default_factory=dict
-    )  # "bos_token", "eos_token", "pad_token", "unk_token"
-    add_bos_token: bool | None = None
-    add_eos_token: bool | None = None
-    chat_template: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,9 +104,11 @@ class MixedRecords(Records):
 
     @property
     def column_names(self) -> Sequence[str]:
-        """The columns that all parts have."""
+        """The columns that all parts have; of borders of documents it is enough that one has them."""
         first, *others = (part.column_names for part in self._parts)
-        return [name for name in first if all(name in names for names in others)]
+        names = [name for name in first if all(name in names for names in others)]
+        borders = any(DOCUMENT_ENDS in names for names in (first, *others))
+        return [*names, DOCUMENT_ENDS] if borders and DOCUMENT_ENDS not in names else names
 
     def __len__(self) -> int:
         """The samples of one epoch."""

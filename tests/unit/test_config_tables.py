@@ -173,6 +173,7 @@ def test_handlers(folder: Path, no_plugins: object) -> None:  # noqa: ARG001 - o
         MethodOptions("shuffle", {}),
     )
     assert (found.handlers, found.documents) == ((), DocumentOptions())
+    assert found.columns == ("input_ids", "labels", "actual_seq_len")
 
 
 @pytest.mark.parametrize(
@@ -267,7 +268,7 @@ def test_the_end_of_documents_may_be_the_models(folder: Path) -> None:
             {"input_columns": ["input_ids", "labels", "loss_mask", "position_ids", "attention_mask"]},
             ("input_ids", "labels"),
         ),
-        ({"column_names": ["actual_seq_len"]}, {}, ("input_ids", "labels")),
+        ({"column_names": ["actual_seq_len"]}, {}, ("input_ids", "labels", "actual_seq_len")),
     ],
 )
 def test_columns(folder: Path, loader: Keys, dataset: Keys, columns: tuple[str, ...]) -> None:
@@ -465,7 +466,7 @@ def test_mixtures(folder: Path) -> None:
     )
     assert found == DataOptions(
         Mixture(parts, (3, 5), shuffle=True),
-        ("input_ids", "labels"),
+        ("input_ids", "labels", "actual_seq_len"),
         "source",
         1,
         pad_token_id=0,

@@ -146,7 +146,7 @@ def test_messages_name_the_parts_record() -> None:
 def test_columns_that_all_have_and_borders_that_some_have() -> None:
     parts = [Rows(0, 2, ["input_ids", "labels", "mask"]), Rows(1, 2, ["input_ids", "labels", "actual_seq_len"])]
     records = MixedRecords(parts, ["a", "b"], None, False, 0)
-    assert list(records.column_names) == ["input_ids", "labels"]
+    assert list(records.column_names) == ["input_ids", "labels", "actual_seq_len"]
     without = records.read_columns(0, ["input_ids", "actual_seq_len"])
     assert (without["input_ids"].tolist(), without["actual_seq_len"].tolist()) == ([0, 0, 0], [3])
     assert records.read_columns(0, ["actual_seq_len"])["actual_seq_len"].tolist() == [3]
@@ -168,13 +168,18 @@ def options(tmp_path: Path, table_cache: Path) -> DataOptions:  # noqa: ARG001 -
     text = json_lines(tmp_path / "x.jsonl", [{"input_ids": [number] * 3} for number in range(30, 34)])
     table = with_handlers(of_files("json", text), pack(5))
     parts = (MixturePart(MindRecordFiles((binary,)), name="a"), MixturePart(table, name="b"))
-    return DataOptions(Mixture(parts, (4, 2), shuffle=True), ("input_ids", "labels"), "source", 3)
+    columns = ("input_ids", "labels", "actual_seq_len")
+    return DataOptions(Mixture(parts, (4, 2), shuffle=True), columns, "source", 3)
 
 
 def test_rows_of_a_mixture_are_rows_of_its_parts(options: DataOptions) -> None:
     dataset = TokenDataset(options, 4, 100)
     assert len(dataset) == 6
     batch = dataset.rows(range(12))
+    assert batch.positions_BL is not None
+    packed = batch.inputs_BL[:, 0] >= 30
+    assert batch.positions_BL[packed].tolist() == [[0, 1, 2, 0]] * 4
+    assert batch.positions_BL[~packed].tolist() == [[0, 1, 2, 3]] * 8
     firsts = batch.inputs_BL[:, 0].tolist()
     assert Counter(first >= 30 for first in firsts[:6]) == {False: 4, True: 2}
     assert sorted(first for first in firsts if first >= 30) == [30, 31, 32, 33]

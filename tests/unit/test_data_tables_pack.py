@@ -173,10 +173,13 @@ def test_labels_that_do_not_fit_their_tokens(tmp_path: Path) -> None:
 def test_a_batch_of_packed_rows_learns_nothing_across_borders(tmp_path: Path, strategy: str) -> None:
     rows = [{"input_ids": [5, 6, 7]}, {"input_ids": [8, 9]}, {"input_ids": [10, 11, 12, 13]}]
     source = with_handlers(of_files("json", json_lines(tmp_path / "x.jsonl", rows)), PackOptions(5, strategy))
-    dataset = TokenDataset(DataOptions(source, ("input_ids", "labels"), None, 0, pad_token_id=0), 4, 20)
+    columns = ("input_ids", "labels", "actual_seq_len")
+    dataset = TokenDataset(DataOptions(source, columns, None, 0, pad_token_id=0), 4, 20)
     batch = dataset.rows(range(len(dataset)))
     assert batch.inputs_BL.tolist() == [[5, 6, 7, 8], [10, 11, 12, 13]]
     assert batch.labels_BL.tolist() == [[6, 7, -100, 9], [11, 12, 13, -100]]
+    assert batch.positions_BL is not None
+    assert batch.positions_BL.tolist() == [[0, 1, 2, 0], [0, 1, 2, 3]]
 
 
 @settings(max_examples=30, deadline=None)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from runformer.config.plugin_sections import PluginSection
-from runformer.config.schema import Key, group, no_effect, refused, sets
+from runformer.config.schema import Key, group, no_effect, sets
 from runformer.config.sections.foreign import PYNATIVE_DATASET
 from runformer.config.sections.predict import Tokenizer
 from runformer.config.sections.reasons import (
@@ -278,6 +278,7 @@ _TABLE_KEYS = (
 LOADER_KEYS: Mapping[str, tuple[str, ...]] = {
     "MindDataset": (*_EVERY_LOADER, "handler", "dataset_dir", "dataset_files"),
     **dict.fromkeys(TABLES, _TABLE_KEYS),
+    MEGATRON: (*_EVERY_LOADER, "config", "datasets_type", "sizes", "phase"),
     MIXTURE: (
         *_EVERY_LOADER,
         *("sub_data_loader", "sub_data_loader_args", "dataset_ratios", "samples_count", "nums_per_dataset"),
@@ -311,14 +312,18 @@ class Dataset:
     construct_args_key: list[str] | None = no_effect(ALWAYS, "Names of the model's inputs, in order.")
     output_columns: list[str] | None = no_effect(ALWAYS, "Names of the columns after reading.")
     column_order: list[str] | None = no_effect(ALWAYS, "Order of the columns.")
-    dynamic_batch: bool | None = refused("rows of different lengths are not supported", "Whether batches are padded.")
-    divisor: int | None = no_effect(OTHER_LOADER, "Lengths of padded batches are multiples of it.")
-    remainder: int | None = no_effect(OTHER_LOADER, "What is added to that multiple.")
-    pad_token_id: int | None = no_effect("model.model_config.pad_token_id decides", "Token that fills short rows.")
-    eod_reset: bool | None = refused(
-        "attention across documents in a row cannot be cut yet", "Whether attention stops at document ends."
+    dynamic_batch: bool = sets(
+        "train.data.padding", "Whether rows of any length are padded to the longest of their batch.", False
     )
-    eod_token_id: int | None = no_effect(OTHER_LOADER, "Token that ends a document.")
+    divisor: int = sets(
+        "train.data.padding.divisor", "Padded rows have a multiple of so many tokens, plus remainder.", 1, least=1
+    )
+    remainder: int = sets("train.data.padding.remainder", "What is added to a multiple of divisor.", 0, least=0)
+    pad_token_id: int | None = no_effect("model.model_config.pad_token_id decides", "Token that fills short rows.")
+    eod_reset: bool = sets(
+        "train.data.documents", "Whether attention and positions start anew behind each eod_token_id.", False
+    )
+    eod_token_id: int | None = sets("train.data.documents.eod", "Token that ends a document.", least=0)
     auto_tune: bool | None = no_effect(LOADING, "Whether reading is tuned.")
     filepath_prefix: str | None = no_effect(LOADING, "Where the tuning is kept.")
     tokenizer: Any = no_effect(OTHER_LOADER, "Tokenizer for raw text.")

@@ -27,3 +27,4 @@ TURNS = "the mixed datasets take turns in proportion, which needs neither a buff
 OTHER_LOADER = "belongs to another data loader"
 OTHER_OPTIMIZER = "belongs to another optimizer"
 OTHER_MODEL = "belongs to another model family"
+DOCUMENTS = "where attention stops follows from the data: eod_reset, reset_attention_mask, or the column actual_seq_len"

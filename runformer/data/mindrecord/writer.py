@@ -15,7 +15,6 @@ from runformer.data.mindrecord.header import LENGTH, Header, dump_header
 from runformer.data.mindrecord.index import index_path, write_index
 from runformer.data.mindrecord.paging import PagedFile
 from runformer.data.mindrecord.records import Record, encode_record
-from runformer.data.mindrecord.rows import scan_rows
 from runformer.data.mindrecord.schema import Column, check_names
 from runformer.errors import DataError
 
@@ -135,7 +134,7 @@ class MindRecordWriter:
         file.finish(head)
         staged = self._folder / names[shard]
         with staged.open("rb") as data, mmap.mmap(data.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            write_index(index_path(staged), names[shard], mapped, header, scan_rows(mapped, header))
+            write_index(index_path(staged), names[shard], mapped, header)
 
     @contextmanager
     def _explaining_failure(self) -> Iterator[None]:
