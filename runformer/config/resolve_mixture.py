@@ -40,7 +40,9 @@ def mixture_options(
         shifted.append(
             options.already_shifted and not (isinstance(part.source, TableFiles) and makes_rows(part.source))
         )
-    if not parts:
+    if not all(part.source.paths for part in parts):
+        parts = []  # a plan cannot look at a mixture of which something is missing
+    if not loader.sub_data_loader:
         place.error("sub_data_loader", "is not set: the list of loaders that are mixed")
     if len(set(shifted)) > 1:
         text = "some parts make their rows here, whose labels are not shifted, and others have shifted ones"
@@ -51,7 +53,9 @@ def mixture_options(
         shuffle = section == "train_dataset"
     return replace(
         options,
-        source=Mixture(tuple(parts), _counts(loader, len(parts), place), shuffle not in _IN_ORDER),
+        source=Mixture(
+            tuple(parts), _counts(loader, len(loader.sub_data_loader or []), place), shuffle not in _IN_ORDER
+        ),
         shuffle="source",
         columns=with_borders(tuple(dataset.input_columns or _columns(loader)), borders_of_all),
         already_shifted=any(shifted),

@@ -113,7 +113,10 @@ def table_files(loader: SubLoader, place: LoaderPlace) -> TableFiles:
         place.error("split", f"is {loader.split!r}, but a stream has no parts: use the data handlers take and skip")
     if loader.size and not streaming:
         place.report.no_effect(f"{place.path}.size", "only a stream has to be told its size")
+    missing = len(place.report.to_fill_in)
     handlers = handler_options(loader, place, streaming=streaming)
+    if len(place.report.to_fill_in) > missing:  # a plan cannot look at rows that cannot be made yet
+        found = replace(found, paths=())
     return replace(
         found,
         split=loader.split or "train",

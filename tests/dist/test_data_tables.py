@@ -34,7 +34,7 @@ def write_chats(folder: Path) -> dict[str, Any]:
     (folder / "chats.json").write_text(json.dumps([{"messages": chat, "id": number} for number, chat in enumerate(chats)]))
     write_byte_tokenizer(folder / "tokenizer")
     handler = [
-        {"type": "take", "n": 50},
+        {"type": "take", "n": 20},
         {"type": "MessagesDataHandler", "seq_length": LENGTH, "tokenizer": "tokenizer"},
         {"type": "PackingHandler", "seq_length": LENGTH},
     ]

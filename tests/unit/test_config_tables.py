@@ -3,75 +3,33 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from config_tasks import MODEL, load
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from table_tasks import FILES, LENGTH, Keys, data_of, error_of, source_of, task_of, text_of
 
-from runformer import plugins
 from runformer.config.data_sources import (
     EncodeOptions,
-    MethodOptions,
-    Mixture,
-    MixturePart,
     PackOptions,
     TableFiles,
 )
-from runformer.config.resolve_mixture import _shares
 from runformer.config.task import (
     DataOptions,
     DocumentOptions,
-    MindRecordFiles,
-    PluginOptions,
-    Task,
     TokenizerOptions,
 )
 from runformer.errors import ConfigError
 
-LENGTH = 48  # of the model
-Keys = dict[str, Any]
 
-
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    for name in ("a.json", "b.jsonl", "c.csv", "data/x.parquet", "data/y.parquet", "saved/state.json", "tok/vocab.txt"):
+    for name in FILES:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     return tmp_path
-
-
-def text_of(loader: Keys, **dataset: Any) -> str:
-    keys = {"data_loader": {"type": "HFDataLoader", **loader}, **dataset}
-    written = yaml.safe_dump(keys, default_flow_style=True, width=10_000, sort_keys=False)
-    return f"run_mode: train\ntrain_dataset: {written}\n{MODEL}"
-
-
-def task_of(folder: Path, loader: Keys, *arguments: str, **dataset: Any) -> Task:
-    return load(folder, text_of(loader, **dataset), *arguments)
-
-
-def data_of(folder: Path, loader: Keys, **dataset: Any) -> DataOptions:
-    train = task_of(folder, loader, **dataset).train
-    assert train is not None
-    return train.data
-
-
-def source_of(folder: Path, loader: Keys) -> TableFiles:
-    source = data_of(folder, loader).source
-    assert isinstance(source, TableFiles)
-    return source
-
-
-def error_of(folder: Path, loader: Keys, **dataset: Any) -> str:
-    with pytest.raises(ConfigError) as caught:
-        task_of(folder, loader, **dataset)
-    return str(caught.value)
 
 
 def test_files_of_a_format(folder: Path) -> None:
@@ -139,96 +97,6 @@ def test_shuffle(folder: Path, asked: Any, expected: str | None) -> None:
     assert data_of(folder, {"path": "a.json", "shuffle": asked}).shuffle == expected
 
 
-def _keeping(keep: int) -> Any:
-    return lambda row: {name: ids[:keep] for name, ids in row.items()}
-
-
-def encoder(form: Any, **changes: Any) -> EncodeOptions:
-    return EncodeOptions(form, TokenizerOptions(), LENGTH + 1, **changes)
-
-
-def test_handlers(folder: Path, no_plugins: object) -> None:  # noqa: ARG001 - others' plug-ins are out of the way
-    plugins.data_handler("Mine")(_keeping)
-    handler = [
-        {"type": "take", "n": 8000},
-        {"type": "rename_column", "original_column_name": "q", "new_column_name": "instruction"},
-        {"type": "Mine", "keep": 3},
-        {
-            "type": "AlpacaInstructDataHandler",
-            "seq_length": LENGTH,
-            "padding": False,
-            "tokenizer": {"trust_remote_code": True, "padding_side": "right"},
-        },
-        {"type": "PackingHandler", "seq_length": LENGTH, "pack_strategy": "pack"},
-        {"type": "shuffle"},
-    ]
-    found = data_of(folder, {"path": "a.json", "handler": handler})
-    assert isinstance(found.source, TableFiles)
-    assert found.source.handlers == (
-        MethodOptions("take", {"n": 8000}),
-        MethodOptions("rename_column", {"original_column_name": "q", "new_column_name": "instruction"}),
-        PluginOptions("Mine", {"keep": 3}),
-        encoder("alpaca", padding=None),
-        PackOptions(LENGTH + 1),
-        MethodOptions("shuffle", {}),
-    )
-    assert (found.handlers, found.documents) == ((), DocumentOptions())
-    assert found.columns == ("input_ids", "labels", "actual_seq_len")
-
-
-@pytest.mark.parametrize(
-    ("item", "expected"),
-    [
-        ({"type": "AlpacaInstructDataHandler"}, encoder("alpaca")),
-        ({"type": "MessagesDataHandler", "column": "talk"}, encoder("messages", column="talk")),
-        ({"type": "TextDataHandler", "padding_side": "left"}, encoder("text", padding="left")),
-        ({"type": "TextDataHandler", "tokenizer": {"padding_side": "left"}}, encoder("text", padding="left")),
-        ({"type": "PackingHandler", "pack_strategy": "truncate"}, PackOptions(LENGTH + 1, "truncate")),
-        ({"type": "PackingHandler", "pad_token_id": 3}, PackOptions(LENGTH + 1, "pack", 3)),
-    ],
-)
-def test_each_built_in_handler(folder: Path, item: Keys, expected: object) -> None:
-    assert source_of(folder, {"path": "a.json", "handler": [item]}).handlers == (expected,)
-
-
-@pytest.mark.parametrize(
-    "keys",
-    [
-        {"tokenizer": "tok"},
-        {"tokenizer_name": "tok"},
-        {"tokenizer": {"pretrained_model_dir": "tok"}},
-    ],
-)
-def test_the_tokenizers_folder(folder: Path, keys: Keys) -> None:
-    """A folder that a handler names wins over the files of processor.tokenizer."""
-    handler = [{"type": "TextDataHandler", **keys}]
-    text = text_of({"path": "a.json", "handler": handler}) + "processor: {tokenizer: {vocab_file: tok/vocab.txt}}\n"
-    train = load(folder, text).train
-    assert train is not None
-    assert isinstance(train.data.source, TableFiles)
-    assert train.data.source.handlers == (EncodeOptions("text", TokenizerOptions(folder / "tok"), LENGTH + 1),)
-
-
-def test_the_tokenizer_of_the_task_with_what_a_handler_says_besides(folder: Path) -> None:
-    def tokenizer(own: Keys) -> TokenizerOptions:
-        handler = [{"type": "TextDataHandler", "tokenizer": own}]
-        below = "processor: {tokenizer: {type: Qwen2Tokenizer, vocab_file: tok/vocab.txt, pad_token: '<p>'}}\n"
-        train = load(folder, text_of({"path": "a.json", "handler": handler}) + below).train
-        assert train is not None
-        assert isinstance(train.data.source, TableFiles)
-        (found,) = train.data.source.handlers
-        assert isinstance(found, EncodeOptions)
-        return found.tokenizer
-
-    vocabulary = folder / "tok" / "vocab.txt"
-    tokens = {"eos_token": "<e>", "pad_token": "<p>"}
-    assert tokenizer({"eos_token": "<e>"}) == TokenizerOptions(
-        kind="Qwen2Tokenizer", vocab_file=vocabulary, special_tokens=tokens
-    )
-    own = {"type": "LlamaTokenizer", "vocab_file": "a.json"}
-    assert tokenizer(own) == TokenizerOptions(kind="LlamaTokenizer", vocab_file=folder / "a.json")
-
-
 @pytest.mark.parametrize(
     ("loader", "dataset", "documents"),
     [
@@ -294,6 +162,10 @@ def test_packing_of_the_loader_is_the_handlers(folder: Path) -> None:
     handler = [{"type": "AlpacaInstructDataHandler"}, {"type": "PackingHandler"}]
     found = source_of(folder, {"type": "CommonDataLoader", "path": "a.json", "packing": "truncate", "handler": handler})
     assert found.handlers == (encoder("alpaca", padding=None), PackOptions(LENGTH + 1, "truncate"))
+
+
+def encoder(form: Any, **changes: Any) -> EncodeOptions:
+    return EncodeOptions(form, TokenizerOptions(), LENGTH + 1, **changes)
 
 
 TAKE = {"type": "take", "n": 1}
@@ -390,6 +262,21 @@ def test_a_plan_notes_what_is_missing(folder: Path) -> None:
     assert task.train.data.paths == ()
 
 
+def test_a_table_to_evaluate_on(folder: Path) -> None:
+    loader = "{type: HFDataLoader, path: b.jsonl, split: dev, handler: [{type: PackingHandler}]}"
+    text = f"run_mode: eval\nload_checkpoint: .\neval_dataset: {{batch_size: 2, data_loader: {loader}}}\n{MODEL}"
+    evaluation = load(folder, text).evaluation
+    assert evaluation is not None
+    assert evaluation.data.source == TableFiles(
+        (folder / "b.jsonl",),
+        "json",
+        {"train": (folder / "b.jsonl",)},
+        split="dev",
+        handlers=(PackOptions(LENGTH + 1),),
+    )
+    assert (evaluation.data.section, evaluation.data.drop_remainder) == ("eval_dataset", False)
+
+
 def test_the_library_is_not_imported_for_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)  # importing it fails
     assert source_of(folder, {"path": "a.json", "handler": [TAKE]}).format == "json"
@@ -442,125 +329,3 @@ def test_tfrecord_files_are_refused(folder: Path) -> None:
     (folder / "x.tfrecord").touch()
     found = error_of(folder, {"type": "MindDataset", "dataset_files": ["x.tfrecord"]})
     assert "dataset_files is 'x.tfrecord', a TFRecord file: where MindSpore is installed" in found
-
-
-MIND: Keys = {"type": "MindDataset", "dataset_dir": "rows.mindrecord"}
-TABLE: Keys = {"type": "HFDataLoader", "path": "a.json"}
-
-
-def mixture(*parts: Keys, **keys: Any) -> Keys:
-    return {"type": "MultiSourceDataLoader", "sub_data_loader": list(parts), **keys}
-
-
-def test_mixtures(folder: Path) -> None:
-    handlers = {"handler": [{"type": "PackingHandler"}]}
-    loader = mixture(MIND, {**TABLE, **handlers, "num_samples": 9}, nums_per_dataset=[3, 5])
-    found = data_of(folder, loader)
-    table = TableFiles(
-        (folder / "a.json",), "json", {"train": (folder / "a.json",)}, handlers=(PackOptions(LENGTH + 1),)
-    )
-    path = "train_dataset.data_loader.sub_data_loader"
-    parts = (
-        MixturePart(MindRecordFiles((folder / "rows.mindrecord",)), name=f"{path}[0]"),
-        MixturePart(table, num_samples=9, name=f"{path}[1]"),
-    )
-    assert found == DataOptions(
-        Mixture(parts, (3, 5), shuffle=True),
-        ("input_ids", "labels", "actual_seq_len"),
-        "source",
-        1,
-        pad_token_id=0,
-        documents=DocumentOptions(),
-    )
-    assert found.paths == (folder / "rows.mindrecord", folder / "a.json")
-
-
-@pytest.mark.parametrize(
-    ("keys", "counts"),
-    [
-        ({}, None),
-        ({"nums_per_dataset": [0, 7]}, (0, 7)),
-        ({"dataset_ratios": [0.25, 0.75], "samples_count": 10}, (3, 7)),
-        ({"dataset_ratios": [0.1, 0.9], "samples_count": 30}, (3, 27)),
-    ],
-)
-def test_numbers_of_samples(folder: Path, keys: Keys, counts: tuple[int, ...] | None) -> None:
-    source = data_of(folder, mixture(MIND, TABLE, **keys)).source
-    assert isinstance(source, Mixture)
-    assert source.counts == counts
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.integers(0, 100), min_size=1, max_size=6).filter(any), st.integers(1, 10**6))
-def test_shares_add_up(weights: list[int], total: int) -> None:
-    ratios = [weight / sum(weights) for weight in weights]
-    shares = _shares(ratios, total)
-    assert sum(shares) == total
-    assert all(abs(share - ratio * total) < 1.001 for share, ratio in zip(shares, ratios, strict=True))
-
-
-@pytest.mark.parametrize(
-    ("asked", "expected"),
-    [(True, True), (None, True), ("infile", True), ("global", True), (False, False), ("files", False)],
-)
-def test_orders_of_a_mixture(folder: Path, asked: Any, expected: bool) -> None:
-    source = data_of(folder, mixture(MIND, shuffle=asked)).source
-    assert isinstance(source, Mixture)
-    assert source.shuffle is expected
-
-
-def test_keys_for_all_parts(folder: Path) -> None:
-    parts: Sequence[Keys] = ({"type": "CommonDataLoader"}, {"type": "CommonDataLoader", "path": "b.jsonl"})
-    common = {"path": "a.json", "handler": [TAKE]}
-    source = data_of(folder, mixture(*parts, sub_data_loader_args=common)).source
-    assert isinstance(source, Mixture)
-    for part in source.parts:
-        assert isinstance(part.source, TableFiles)
-        assert (part.source.paths, part.source.handlers) == ((folder / "a.json",), (MethodOptions("take", {"n": 1}),))
-
-
-@pytest.mark.parametrize(
-    ("loader", "expected"),
-    [
-        (mixture(), "sub_data_loader is not set"),
-        (
-            mixture({**MIND, "dataset_dir": "gone"}),
-            "sub_data_loader[0].dataset_dir is 'gone': there is nothing at gone",
-        ),
-        (mixture({"type": "MindDataset"}), "sub_data_loader[0].dataset_dir is not set"),
-        (mixture(TABLE, {**TABLE, "path": "gone"}), "sub_data_loader[1].path is 'gone'"),
-        (mixture({**TABLE, "spilt": "x"}), "sub_data_loader[0].spilt is not a known key"),
-        (mixture({**MIND, "spilt": "x"}), "sub_data_loader[0].spilt is not a known key"),
-        (mixture({"type": "BlendedMegatronDatasetDataLoader"}), "cannot be mixed; these can: MindDataset"),
-        (mixture(MIND, nums_per_dataset=[1, 2]), "nums_per_dataset has 2 numbers for 1 parts"),
-        (mixture(MIND, nums_per_dataset=[0]), "nums_per_dataset asks for no samples at all"),
-        (mixture(MIND, dataset_ratios=[0.5], samples_count=3), "dataset_ratios must add up to 1, not 0.5"),
-        (mixture(MIND, dataset_ratios=[1.0]), "samples_count is not set"),
-        (mixture(MIND, samples_count=3), "samples_count goes with dataset_ratios"),
-        (mixture(MIND, nums_per_dataset=[-1]), "nums_per_dataset must be at least 0"),
-        (mixture(MIND, {**TABLE, "create_compressed_eod_mask": True}), "documents end in different ways"),
-    ],
-)
-def test_mixtures_that_cannot_be(folder: Path, loader: Keys, expected: str) -> None:
-    found = error_of(folder, loader, eod_token_id=4)
-    assert expected in found
-    assert "--train_dataset.data_loader.sub" not in found
-
-
-def test_what_has_no_effect_in_a_mixture(folder: Path) -> None:
-    part = {**MIND, "shuffle": True, "split": "train"}
-    ratios = {"dataset_ratios": [1.0], "samples_count": 5, "nums_per_dataset": [3]}
-    notice = task_of(folder, mixture(part, path="x", shuffle_buffer_size=320, **ratios)).notices[-1]
-    for line in (
-        "sub_data_loader[0].shuffle: the mixture's own shuffle decides",
-        "nums_per_dataset: dataset_ratios decides",
-        "shuffle_buffer_size: the mixed datasets take turns in proportion",
-    ):
-        assert line in notice
-    assert "path, train_dataset.data_loader.sub_data_loader[0].split: belongs to another data loader" in notice
-
-
-def test_shifted_and_other_rows_do_not_mix(folder: Path) -> None:
-    text = text_of(mixture(MIND, {**TABLE, "handler": [PACK]})) + "    input_sliced_sig: True\n"
-    with pytest.raises(ConfigError, match="cannot be mixed with input_sliced_sig"):
-        load(folder, text)

@@ -223,6 +223,24 @@ def test_lengths_of_texts_are_found_once(tmp_path: Path, table_cache: Path, monk
     assert not list((table_cache / "runformer").glob("*.*.npy"))
 
 
+def test_a_long_wait_is_announced(
+    tmp_path: Path, table_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(lengths_module, "_WORTH_KEEPING", 2)
+    monkeypatch.setattr(lengths_module, "_WORTH_A_WORD", 2)
+    tokenizer = write_byte_tokenizer(tmp_path / "tokenizer")
+    source = with_handlers(
+        of_files("json", json_lines(tmp_path / "x.jsonl", [{"text": "abc"}, {"text": "d"}])),
+        encode("text", tokenizer),
+        pack(6),
+    )
+    with caplog.at_level(logging.INFO, logger="runformer"):
+        opened(source)
+        opened(source)
+    assert len([record for record in caplog.records if "are encoded once" in record.getMessage()]) == 1
+    assert list((table_cache / "runformer").glob("*.npy"))
+
+
 def test_a_cache_that_cannot_be_written_costs_time_only(
     tmp_path: Path, table_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

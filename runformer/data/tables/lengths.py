@@ -22,7 +22,7 @@ from runformer.data.tables.table import Lengths, TableRecords
 
 logger = logging.getLogger(__name__)
 
-_WORTH_KEEPING = 1000  # records
+_WORTH_KEEPING, _WORTH_A_WORD = 1000, 50_000  # records
 
 
 def document_lengths(records: Records) -> Lengths:
@@ -56,6 +56,10 @@ def _kept(records: EncodedRecords) -> Lengths:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{file}.lock"):  # of the processes of a machine one counts, and the others wait for it
             known = _read(file, len(records))
+            if known is None and len(records) >= _WORTH_A_WORD:
+                logger.info(
+                    "%s: its %d records are encoded once, to find how long they are", records.name, len(records)
+                )
             return _write(file, records.lengths()) if known is None else known
     except OSError as error:
         logger.warning("%s: how long its records are is not kept for the next run: %s", records.name, error)
