@@ -18,6 +18,36 @@ class MindRecordFiles:
 
 
 @dataclass(frozen=True, slots=True)
+class MegatronFiles:
+    """Indexed datasets of Megatron-LM, of which samples are drawn as Megatron-core does.
+
+    ``prefixes`` are the paths of the datasets without ``.bin`` and ``.idx``, ``names`` what the user calls them: index
+    files are known by these. Each dataset gives its share of ``weights``, or, where that is None, what it has. Of the
+    documents ``part`` of ``split`` is used (None: all); ``size`` samples are made of them (None: one pass). With
+    ``extra_token`` the last label of a sample is the first token of the next, else it is ``pad``, a token that neither
+    is read nor counts. Index files lie in ``cache``, or, where that is None, beside each dataset.
+    """
+
+    prefixes: tuple[Path, ...]
+    names: tuple[str, ...]
+    weights: tuple[float, ...] | None
+    size: int | None
+    sequence_length: int
+    split: str | None = None
+    part: Literal["train", "valid", "test"] = "train"
+    seed: int = 1234
+    pad: int = -1
+    extra_token: bool = True
+    drop_last: bool = True  # of "valid": leave out a sample that is not full
+    cache: Path | None = None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The two files of each dataset."""
+        return tuple(Path(f"{prefix}.{ending}") for prefix in self.prefixes for ending in ("bin", "idx"))
+
+
+@dataclass(frozen=True, slots=True)
 class EncodeOptions:
     """A record of text becomes a row of tokens and labels.
 

@@ -7,21 +7,17 @@ from typing import Literal
 
 from runformer.config.problems import Report, nearest
 from runformer.config.resolve_loader import note_other_keys
+from runformer.config.resolve_megatron import megatron_files, megatron_options
 from runformer.config.resolve_mindrecord import mindrecord_files, plugin_handlers
 from runformer.config.resolve_mixture import mixture_options
 from runformer.config.resolve_tables import table_options
 from runformer.config.sections import Config
-from runformer.config.sections.data import (
-    LOADERS,
-    MIXTURE,
-    REFUSED_LOADERS,
-    TABLES,
-    Dataset,
-)
+from runformer.config.sections.data import MEGATRON, MIXTURE, REFUSED_LOADERS, TABLES, Dataset
 from runformer.config.task import (
     DataOptions,
     DataSource,
     DocumentOptions,
+    MegatronFiles,
     MindRecordFiles,
     ModelTask,
     PaddingOptions,
@@ -45,8 +41,9 @@ def data_options(config: Config, section: Section, model: ModelTask, report: Rep
     options = config.model.model_config
     training = section == "train_dataset"
     note_other_keys(loader, f"{section}.data_loader", report)
+    source = _source(dataset, section, report)
     found = DataOptions(
-        source=_source(dataset, section, report),
+        source=source,
         columns=tuple(dataset.input_columns or _DEFAULT_COLUMNS),
         shuffle=_shuffle(loader.shuffle, training),
         seed=config.seed if dataset.seed is None else dataset.seed,
@@ -62,6 +59,8 @@ def data_options(config: Config, section: Section, model: ModelTask, report: Rep
         section=section,
         handlers=_handlers(dataset, section, report),
     )
+    if isinstance(source, MegatronFiles):
+        return megatron_options(found, source, dataset, model, report)
     if loader.type in TABLES:
         return table_options(found, config, section, model, report)
     if loader.type == MIXTURE:
@@ -106,11 +105,7 @@ def _refuse_loader(kind: str, path: str, report: Report) -> None:
     if kind in REFUSED_LOADERS:
         report.error(f"{path}.type", f"is {kind!r}, which is not read: {REFUSED_LOADERS[kind]}")
         return
-    if kind in LOADERS:
-        text = f"is {kind!r}, which cannot be read yet; supported: {', '.join(known)}"
-        report.not_built(f"{path}.type", text)
-        return
-    near = nearest(kind, (*known, *LOADERS))
+    near = nearest(kind, known)
     suggestion = f"; did you mean {near!r}?" if near else ""
     report.error(f"{path}.type", f"is {kind!r}{suggestion} Supported: {', '.join(known)}")
 
@@ -119,4 +114,7 @@ def _mindrecord(dataset: Dataset, section: Section, report: Report) -> MindRecor
     return mindrecord_files(dataset.data_loader, f"{section}.data_loader", f"{section}_dir", report)
 
 
-_SOURCES: Mapping[str, Callable[[Dataset, Section, Report], DataSource]] = {"MindDataset": _mindrecord}
+_SOURCES: Mapping[str, Callable[[Dataset, Section, Report], DataSource]] = {
+    "MindDataset": _mindrecord,
+    MEGATRON: megatron_files,
+}

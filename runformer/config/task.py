@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from runformer.config.data_sources import MegatronFiles as MegatronFiles
 from runformer.config.data_sources import MindRecordFiles as MindRecordFiles
 from runformer.config.data_sources import Mixture, TableFiles
 from runformer.config.layout import ParallelOptions, SearchOptions
@@ -168,7 +169,7 @@ class PaddingOptions:
     remainder: int = 0
 
 
-DataSource = MindRecordFiles | TableFiles | Mixture
+DataSource = MindRecordFiles | MegatronFiles | TableFiles | Mixture
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from runformer.config.data_sources import Mixture, TableFiles
-from runformer.config.task import DataOptions, MindRecordFiles
+from runformer.config.data_sources import MegatronFiles, MindRecordFiles, Mixture, TableFiles
+from runformer.config.task import DataOptions
 from runformer.data.handlers import HandledRecords
+from runformer.data.megatron.records import MegatronRecords
 from runformer.data.mindrecord import MindRecordReader
 from runformer.data.mixture import MixedRecords
 from runformer.data.records import Records
@@ -39,6 +40,8 @@ def _open_source(options: DataOptions) -> Records:
             return _open_table(options.source, options)
         case Mixture():
             return _open_mixture(options.source, options)
+        case MegatronFiles():
+            return MegatronRecords(options.source)
         case MindRecordFiles():
             return _open_mindrecord(options.source.paths)
 

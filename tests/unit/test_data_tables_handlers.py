@@ -63,27 +63,32 @@ def texts(tokenizer: Tokenizer, records: Records, row: int) -> tuple[str, str]:
     return told[0], told[1]
 
 
-def test_instructions_in_the_words_of_the_original(
-    tmp_path: Path, folder: Path, tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_instructions_in_the_words_of_the_original(tmp_path: Path, folder: Path, tokenizer: Tokenizer) -> None:
     rows = [
         {"instruction": "Add.", "input": "1, 2", "output": "3"},
         {"instruction": "Greet.", "input": "", "output": "Hé"},
         {"instruction": "Greet.", "input": None, "output": ""},
     ]
-    with caplog.at_level(logging.WARNING):
-        records = table(tmp_path, rows, encode("alpaca", folder, 1000))
-    assert texts(tokenizer, records, 0) == (f"{SYSTEM} USER: {WITH_INPUT} ASSISTANT: 3</s>", " 3</s>")
-    assert texts(tokenizer, records, 1) == (f"{SYSTEM} USER: {WITHOUT} ASSISTANT: Hé</s>", " Hé</s>")
-    assert texts(tokenizer, records, 2) == (f"{SYSTEM} USER: {WITHOUT} ASSISTANT: </s>", " </s>")
-    assert "the tokenizer has no token </s>, which this data handler writes behind every answer" in caplog.text
+    records = table(tmp_path, rows, encode("alpaca", folder, 1000))
+    assert texts(tokenizer, records, 0) == (f"{SYSTEM} USER: {WITH_INPUT} ASSISTANT: 3<|end|>", " 3<|end|>")
+    assert texts(tokenizer, records, 1) == (f"{SYSTEM} USER: {WITHOUT} ASSISTANT: Hé<|end|>", " Hé<|end|>")
+    assert texts(tokenizer, records, 2) == (f"{SYSTEM} USER: {WITHOUT} ASSISTANT: <|end|>", " <|end|>")
     assert records.describe(1) == f"{tmp_path / 'rows.jsonl'}, row 1"
     assert list(records.column_names) == ["input_ids", "labels"]
 
 
+def test_without_an_end_token_it_is_spelt_out(tmp_path: Path, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings_file = folder / "tokenizer_config.json"
+    settings_file.write_text(settings_file.read_text().replace('"eos_token": "<|end|>", ', ""))
+    with caplog.at_level(logging.WARNING):
+        records = table(tmp_path, [{"instruction": "Greet.", "output": "Hi"}], encode("alpaca", folder, 1000))
+    assert texts(load_tokenizer(folder), records, 0)[1] == " Hi</s>"
+    assert "the tokenizer has no end token" in caplog.text
+
+
 def test_a_column_of_inputs_may_be_left_out(tmp_path: Path, folder: Path, tokenizer: Tokenizer) -> None:
     records = table(tmp_path, [{"instruction": "Greet.", "output": "Hi"}], encode("alpaca", folder, 1000))
-    assert texts(tokenizer, records, 0) == (f"{SYSTEM} USER: {WITHOUT} ASSISTANT: Hi</s>", " Hi</s>")
+    assert texts(tokenizer, records, 0) == (f"{SYSTEM} USER: {WITHOUT} ASSISTANT: Hi<|end|>", " Hi<|end|>")
 
 
 @pytest.mark.parametrize("bos", [False, True])
@@ -345,5 +350,5 @@ def test_what_is_learnt_is_the_answer(tmp_path_factory: Any, instruction: str, c
     row = {"instruction": instruction, "input": context, "output": answer}
     (encoded,) = _instructions(Rows(), encode("alpaca", folder), own)[1]([row])
     learnt = [token for token, label in zip(encoded.tokens, encoded.labels, strict=True) if label != -100]
-    assert own.decode(learnt, False) == f" {answer}</s>"
+    assert own.decode(learnt, False) == f" {answer}<|end|>"
     assert [label for label in encoded.labels if label != -100] == encoded.tokens[-len(learnt) :]

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from runformer.config.plugin_sections import PluginSection
 from runformer.config.schema import Key, group, no_effect, sets
 from runformer.config.sections.foreign import PYNATIVE_DATASET
+from runformer.config.sections.megatron import MegatronConfig
 from runformer.config.sections.predict import Tokenizer
 from runformer.config.sections.reasons import (
     ALWAYS,
@@ -28,9 +29,6 @@ from runformer.config.sections.reasons import (
 TABLES = ("HFDataLoader", "CommonDataLoader")
 MIXTURE = "MultiSourceDataLoader"
 MEGATRON = "BlendedMegatronDatasetDataLoader"
-
-# Loaders of text that the original has and that are not built yet; those of images and labels are not listed.
-LOADERS = (MEGATRON,)
 
 _PREPROCESS = "`python -m runformer preprocess` makes rows of such files, or HFDataLoader with data handlers reads them"
 REFUSED_LOADERS: dict[str, str] = {
@@ -188,9 +186,14 @@ class SubLoader:
     columns: list[str] | None = no_effect(ALWAYS, "Columns to read; input_columns decides.")
     num_parallel_workers: int | None = no_effect(LOADING, "Number of reading threads.")
     shuffle_dataset: bool | None = no_effect(OTHER_LOADER, "Whether a dataset is shuffled.")
-    config: Any = no_effect(OTHER_LOADER, "Settings of a Megatron dataset.")
-    datasets_type: str | None = no_effect(OTHER_LOADER, "Kind of Megatron dataset.")
-    sizes: Any = no_effect(OTHER_LOADER, "Numbers of samples for training, validation and test.")
+    config: MegatronConfig = group("How samples are drawn from Megatron datasets.", MegatronConfig)
+    datasets_type: str | None = sets("train.data.source", "Kind of Megatron dataset.", choices=("GPTDataset",))
+    sizes: list[int | None] | None = sets(
+        "train.data.source.size",
+        "Numbers of samples for training, validation and test that Megatron datasets give; null: all there are.",
+        least=0,
+        most=2**40,
+    )
     load_func: str | None = sets(
         "train.data.source",
         "Function of the datasets library that opens the data; load_dataset if left out.",
@@ -240,7 +243,7 @@ class SubLoader:
     save_step: int | None = no_effect(CURSOR, "How often the state of a stream is saved.")
     resume_step: int | None = no_effect(CURSOR, "Step that a stream is resumed at.")
     origin_columns: Any = no_effect(OTHER_LOADER, "Columns of the raw records.")
-    phase: str | None = no_effect(OTHER_LOADER, "Which part of the dataset is read.")
+    phase: str | None = sets("train.data.source.part", "Which part of Megatron datasets is read: train, valid or test.")
     version: int | None = no_effect(OTHER_LOADER, "Version of the prompt format.")
     stage: str | None = no_effect(OTHER_LOADER, "Which part of the dataset is read.")
     annotation_file: str | None = no_effect(OTHER_LOADER, "File of annotations.")

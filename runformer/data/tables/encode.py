@@ -168,21 +168,29 @@ def _instructions(
 ) -> tuple[tuple[str, ...], Encode]:
     columns = ("instruction", "output", *(name for name in ("input",) if name in records.column_names))
     require_columns(records, columns)
-    if len(tokenizer.encode(_END, add_special_tokens=False)) != 1:
-        text = "the tokenizer has no token %s, which this data handler writes behind every answer: it is spelt out"
-        logger.warning(f"%s: {text}", records.name, _END)
+    end = _end_of_answers(tokenizer, records.name)
     opening = tokenizer.encode("")  # bos, where texts begin with it
     if opening and opening[-1] == tokenizer.eos_id:
         opening.pop()
 
     def encode(rows: Rows) -> list[Encoded]:
         prompts = [f"{_SYSTEM} USER: {_question(row)} ASSISTANT:" for row in rows]
-        wholes = [f"{prompt} {_text(row, 'output')}{_END}" for prompt, row in zip(prompts, rows, strict=True)]
+        wholes = [f"{prompt} {_text(row, 'output')}{end}" for prompt, row in zip(prompts, rows, strict=True)]
         asked = tokenizer.encode_batch(prompts, add_special_tokens=False)
         told = tokenizer.encode_batch(wholes, add_special_tokens=False)
         return [_learn_answer(opening, *ids) for ids in zip(asked, told, strict=True)]
 
     return columns, encode
+
+
+def _end_of_answers(tokenizer: Tokenizer, name: str) -> str:
+    """``</s>``, as the original writes; with tokenizers that have another end token that one, or nobody would stop."""
+    if len(tokenizer.encode(_END, add_special_tokens=False)) == 1:
+        return _END
+    end = tokenizer.special_tokens.get("eos_token")
+    if end is None:
+        logger.warning("%s: the tokenizer has no end token, so %s behind every answer is spelt out", name, _END)
+    return _END if end is None else end
 
 
 def _learn_answer(opening: list[int], prompt: list[int], whole: list[int]) -> Encoded:
