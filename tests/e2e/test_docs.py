@@ -144,7 +144,14 @@ def test_the_published_plan_for_two_machines(repository: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     "document",
-    ["README.md", "docs/data.md", "docs/quickstart.md", "docs/from_mindformers.md", "docs/plugins.md", "benchmarks/README.md"],
+    [
+        "README.md",
+        "docs/data.md",
+        "docs/quickstart.md",
+        "docs/from_mindformers.md",
+        "docs/plugins.md",
+        "benchmarks/README.md",
+    ],
 )
 def test_links_lead_somewhere(document: str, repository: Path) -> None:
     path = repository / document
