@@ -43,7 +43,7 @@ def _open_source(options: DataOptions) -> Records:
         case MegatronFiles():
             return MegatronRecords(options.source)
         case MindRecordFiles():
-            return _open_mindrecord(options.source.paths)
+            return open_mindrecord(options.source.paths)
 
 
 def _open_table(source: TableFiles, options: DataOptions) -> Records:
@@ -60,16 +60,26 @@ def _open_mixture(mixture: Mixture, options: DataOptions) -> Records:
     return MixedRecords(parts, names, mixture.counts, mixture.shuffle, options.seed)
 
 
-def _open_mindrecord(paths: Sequence[Path]) -> MindRecordReader:
-    """One file brings its shards along; several files, or those of a folder, are just these."""
+def open_mindrecord(paths: Sequence[Path]) -> MindRecordReader:
+    """One file brings its shards along; several files, or those of a folder, are just these.
+
+    Raises:
+        DataError: a file is not there or damaged, or a folder holds none.
+    """
     if len(paths) == 1 and not paths[0].is_dir():
         return MindRecordReader(paths[0])
-    files: list[Path] = []
-    for path in paths:
-        found = (
-            sorted(file for file in path.rglob("*") if _MINDRECORD_NAME.search(file.name)) if path.is_dir() else [path]
-        )
-        if not found:
-            raise DataError(f"{path} holds no file whose name ends in 'mindrecord' (and a number)")
-        files += found
-    return MindRecordReader(files)
+    return MindRecordReader([file for path in paths for file in mindrecord_files(path)])
+
+
+def mindrecord_files(path: Path) -> list[Path]:
+    """The MindRecord files anywhere in a folder, by name; of a file itself.
+
+    Raises:
+        DataError: the folder holds none.
+    """
+    if not path.is_dir():
+        return [path]
+    found = sorted(file for file in path.rglob("*") if _MINDRECORD_NAME.search(file.name))
+    if not found:
+        raise DataError(f"{path} holds no file whose name ends in 'mindrecord' (and a number)")
+    return found

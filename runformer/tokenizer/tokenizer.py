@@ -13,6 +13,9 @@ import xxhash
 
 from runformer.errors import TokenizerError
 from runformer.tokenizer.chat import render_chat
+from runformer.tokenizer.stretches import cut_long
+
+_LONG_TEXT = 1 << 17  # characters
 
 
 class Tokenizer:
@@ -53,17 +56,46 @@ class Tokenizer:
             raise TokenizerError(f"not valid Unicode text: {text[:80]!r}", hint="save it as UTF-8") from error
 
     def encode_batch(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
-        """The token ids of each text, as ``encode`` gives them, in less time.
+        """The token ids of each text, as ``encode`` gives them, in less time, and in less memory where texts are long.
 
         Raises:
             TokenizerError: as ``encode``.
         """
+        encoded: list[list[int]] = []
+        group: list[str] = []
+        size = 0
+        for text in texts:
+            if len(text) > _LONG_TEXT:
+                encoded += self._encode_group(group, add_special_tokens)
+                encoded.append(self._encode_long(text, add_special_tokens))
+                group, size = [], 0
+                continue
+            group.append(text)
+            size += len(text)
+            if size > _LONG_TEXT:
+                encoded += self._encode_group(group, add_special_tokens)
+                group, size = [], 0
+        return encoded + self._encode_group(group, add_special_tokens)
+
+    def _encode_group(self, texts: list[str], add_special_tokens: bool) -> list[list[int]]:
         try:
             with self._explaining_panics():
                 found = self._backend.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
                 return [encoding.ids for encoding in found]
         except TypeError:
             return [self.encode(text, add_special_tokens) for text in texts]  # which says what text it is
+
+    def _encode_long(self, text: str, add_special_tokens: bool) -> list[int]:
+        stretches = cut_long(text, _LONG_TEXT, lambda part: self.encode(part, add_special_tokens=False))
+        ids: list[int] = []
+        for stretch in stretches:
+            ids += self.encode(stretch.text, add_special_tokens=False)[stretch.skip :]
+        if not add_special_tokens:
+            return ids
+        probe = text[:64]
+        around, alone = self.encode(probe), self.encode(probe, add_special_tokens=False)
+        before = next(n for n in range(len(around) + 1) if around[n : n + len(alone)] == alone)
+        return around[:before] + ids + around[before + len(alone) :]
 
     @contextmanager
     def _explaining_panics(self) -> Iterator[None]:

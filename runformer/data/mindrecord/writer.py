@@ -58,7 +58,7 @@ class MindRecordWriter:
         self._targets = _shard_paths(self._path, shard_num)
         self._rows = 0
         self._next_shard = 0
-        self._saved = [0] * shard_num
+        self._saved = 0
         self._folder = self._path.parent
         self._files: list[PagedFile] = []
         try:
@@ -79,7 +79,7 @@ class MindRecordWriter:
         with self._explaining_failure():
             for shard, run in self._runs(encoded):
                 self._files[shard].append([blob for blob, _, _ in run], [raw for _, raw, _ in run])
-                self._saved[shard] += sum(saved for _, _, saved in run)
+                self._saved += sum(saved for _, _, saved in run)
         self._rows += len(encoded)
 
     def _encode(self, number: int, record: Record) -> tuple[bytes, bytes, int]:
@@ -119,7 +119,7 @@ class MindRecordWriter:
         header = Header(
             header_size=self._header_size,
             page_size=self._page_size,
-            compression_size=max(0, self._saved[shard]),
+            compression_size=max(0, self._saved),  # of all shards, in each of them
             schema=self._schema,
             description=self._description,
             shard_names=names,

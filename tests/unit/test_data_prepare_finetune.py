@@ -1,4 +1,4 @@
-"""Instruction records as rows: prompts, labels, padding, and records that are not in Alpaca form."""
+"""Instruction records as padded rows: prompts, labels, and records that are not in Alpaca form."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import pytest
 from byte_tokenizer import write_byte_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from preparing import prepared, rows, spoken
 
-from runformer.data.alpaca import preprocess, read_instructions
-from runformer.data.mindrecord import MindRecordReader
 from runformer.errors import DataError, TokenizerError
 from runformer.tokenizer import Tokenizer, load_tokenizer
 
@@ -35,17 +34,8 @@ def source(folder: Path, *records: Any) -> Path:
     return path
 
 
-def rows(path: Path) -> list[dict[str, Any]]:
-    with MindRecordReader(path) as reader:
-        return [reader[number] for number in range(len(reader))]
-
-
-def spoken(tokenizer: Tokenizer, ids: Any) -> str:
-    return tokenizer.decode([int(token) for token in ids if token != -100], skip_special_tokens=False)
-
-
 def test_a_chat_row_teaches_the_answer_only(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    report = preprocess(source(tmp_path, SKY), tmp_path / "x", tokenizer, 24)
+    report = prepared(source(tmp_path, SKY), tmp_path / "x", tokenizer.file, 24)
     (row,) = rows(tmp_path / "x")
     text = "<|user|>Sky?\nday<|end|><|assistant|>blue<|end|>"
     assert spoken(tokenizer, row["input_ids"]) == text + "<|pad|>" * 9
@@ -53,13 +43,13 @@ def test_a_chat_row_teaches_the_answer_only(tokenizer: Tokenizer, tmp_path: Path
     assert len(row["input_ids"]) == len(row["labels"]) == 25
     assert row["labels"].tolist() == [-100] * 11 + row["input_ids"].tolist()[11:16] + [-100] * 9
     assert spoken(tokenizer, row["labels"]) == "blue<|end|>"
-    assert (report.written, report.cut, report.left_out, report.longest) == (1, 0, 0, 16)
+    assert (report.rows.rows, report.counts.cut, report.counts.left_out, report.counts.longest) == (1, 0, 0, 16)
     assert (report.columns, report.pad_token_id) == (("input_ids", "labels"), tokenizer.pad_id)
 
 
 def test_the_alpaca_prompt_where_there_is_no_chat_template(plain_tokenizer: Tokenizer, tmp_path: Path) -> None:
     records = source(tmp_path, SKY, {"instruction": "Sky?", "output": "blue"})
-    report = preprocess(records, tmp_path / "x", plain_tokenizer, 300)
+    report = prepared(records, tmp_path / "x", plain_tokenizer.file, 300)
     with_input, without = (spoken(plain_tokenizer, row["input_ids"]) for row in rows(tmp_path / "x"))
     assert "paired with an input" in with_input
     assert "### Instruction:\nSky?\n\n### Input:\nday\n\n### Response:\nblue<|end|>" in with_input
@@ -70,7 +60,7 @@ def test_the_alpaca_prompt_where_there_is_no_chat_template(plain_tokenizer: Toke
 
 
 def test_the_columns_of_the_qwen_recipes(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    preprocess(source(tmp_path, SKY), tmp_path / "x", tokenizer, 24, label_column="target_ids")
+    prepared(source(tmp_path, SKY), tmp_path / "x", tokenizer.file, 24, label_column="target_ids")
     (row,) = rows(tmp_path / "x")
     assert sorted(row) == ["attention_mask", "input_ids", "target_ids"]
     assert row["attention_mask"].tolist() == [1] * 16 + [0] * 9
@@ -79,11 +69,11 @@ def test_the_columns_of_the_qwen_recipes(tokenizer: Tokenizer, tmp_path: Path) -
 
 def test_long_records_are_cut_and_those_without_room_left_out(tokenizer: Tokenizer, tmp_path: Path) -> None:
     long_answer, long_prompt = {**SKY, "output": "b" * 99}, {**SKY, "input": "d" * 99}
-    report = preprocess(source(tmp_path, SKY, long_answer, long_prompt), tmp_path / "x", tokenizer, 24)
-    assert (report.written, report.cut, report.left_out, report.longest) == (2, 1, 1, 112)
+    report = prepared(source(tmp_path, SKY, long_answer, long_prompt), tmp_path / "x", tokenizer.file, 24)
+    assert (report.rows.rows, report.counts.cut, report.counts.left_out, report.counts.longest) == (2, 1, 1, 112)
     assert spoken(tokenizer, rows(tmp_path / "x")[1]["labels"]) == "b" * 14
     with pytest.raises(DataError, match=r"nothing to write: .* has 1 records"):
-        preprocess(source(tmp_path, long_prompt), tmp_path / "y", tokenizer, 24)
+        prepared(source(tmp_path, long_prompt), tmp_path / "y", tokenizer.file, 24)
     assert not (tmp_path / "y").exists()
 
 
@@ -99,21 +89,22 @@ def test_labels_are_the_tokens_of_the_answer_at_their_places(
     question = record["instruction"] + ("\n" + record["input"] if record["input"] else "")
     if 3 + len(question.encode()) > length:  # the prompt with its three special tokens fills the row
         with pytest.raises(DataError, match="nothing to write"):
-            preprocess(source(folder, record), folder / "x", tokenizer, length)
+            prepared(source(folder, record), folder / "x", tokenizer.file, length)
         return
-    preprocess(source(folder, record), folder / "x", tokenizer, length)
+    prepared(source(folder, record), folder / "x", tokenizer.file, length)
     (row,) = rows(folder / "x")
     learnt = row["labels"] != -100
     assert (row["labels"][learnt] == row["input_ids"][learnt]).all()
     assert record["output"].startswith(spoken(tokenizer, row["labels"]).removesuffix("<|end|>").rstrip("�"))
 
 
-def test_json_lines_and_a_byte_order_mark(tmp_path: Path) -> None:
+def test_json_lines_and_a_byte_order_mark(tokenizer: Tokenizer, tmp_path: Path) -> None:
     path = tmp_path / "records.jsonl"
     path.write_text(
         "\ufeff" + json.dumps(SKY) + "\n\n" + json.dumps({**SKY, "input": "night"}) + "\n", encoding="utf-8"
     )
-    assert [record.input for record in read_instructions(path)] == ["day", "night"]
+    prepared(path, tmp_path / "x", tokenizer.file, 24)
+    assert [spoken(tokenizer, row["input_ids"])[13:18] for row in rows(tmp_path / "x")] == ["day<|", "night"]
 
 
 @pytest.mark.parametrize(
@@ -135,7 +126,7 @@ def test_records_in_another_form(tokenizer: Tokenizer, tmp_path: Path, text: str
     path = tmp_path / "records.json"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(DataError, match=message) as caught:
-        preprocess(path, tmp_path / "x", tokenizer, 24)
+        prepared(path, tmp_path / "x", tokenizer.file, 24)
     assert "records.json" in caught.value.message
     assert caught.value.hint
     assert sorted(file.name for file in tmp_path.iterdir()) == ["records.json"]
@@ -143,21 +134,21 @@ def test_records_in_another_form(tokenizer: Tokenizer, tmp_path: Path, text: str
 
 def test_a_text_that_is_no_unicode_is_named(tokenizer: Tokenizer, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"records\.json: record 2: not valid Unicode"):
-        preprocess(source(tmp_path, SKY, {**SKY, "output": "\ud800"}), tmp_path / "x", tokenizer, 24)
+        prepared(source(tmp_path, SKY, {**SKY, "output": "\ud800"}), tmp_path / "x", tokenizer.file, 24)
 
 
 def test_no_records_file(tokenizer: Tokenizer, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
-        preprocess(tmp_path / "none.json", tmp_path / "x", tokenizer, 24)
+        prepared(tmp_path / "none.json", tmp_path / "x", tokenizer.file, 24)
 
 
 def test_a_tokenizer_that_cannot_do_it(plain_tokenizer: Tokenizer, tmp_path: Path) -> None:
     records = source(tmp_path, SKY)
     with pytest.raises(DataError, match="record 1: this tokenizer has no chat template"):
-        preprocess(records, tmp_path / "x", plain_tokenizer, 24, "chat")
+        prepared(records, tmp_path / "x", plain_tokenizer.file, 24, template="chat")
     folder = write_byte_tokenizer(tmp_path / "odd", "{{ messages | length }}")
     with pytest.raises(DataError, match="record 1: the chat template writes an answer differently"):
-        preprocess(records, tmp_path / "x", load_tokenizer(folder), 24)
+        prepared(records, tmp_path / "x", folder, 24)
     (folder / "tokenizer_config.json").write_text("{}")
     with pytest.raises(TokenizerError, match="neither a padding nor an end token"):
-        preprocess(records, tmp_path / "x", load_tokenizer(folder), 24)
+        prepared(records, tmp_path / "x", folder, 24)
