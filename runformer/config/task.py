@@ -12,7 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from runformer.config.data_sources import MegatronFiles as MegatronFiles
+from runformer.config.data_sources import MindRecordFiles as MindRecordFiles
+from runformer.config.data_sources import Mixture, TableFiles
 from runformer.config.layout import ParallelOptions, SearchOptions
+from runformer.config.options import PluginOptions as PluginOptions
+from runformer.config.options import TokenizerOptions as TokenizerOptions
 from runformer.errors import ConfigError
 
 DType = Literal["float64", "float32", "bfloat16", "float16"]
@@ -138,15 +143,7 @@ class LoadOptions:
     skip_steps: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PluginOptions:
-    """A part of a run that a plug-in makes: the name it is registered under, and the arguments that it is given."""
-
-    kind: str
-    parameters: Mapping[str, Any]
-
-
-Shuffle = Literal["reference", "hashed"]
+Shuffle = Literal["reference", "hashed", "source"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,44 +169,7 @@ class PaddingOptions:
     remainder: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class MindRecordFiles:
-    """MindRecord files; a folder stands for all files in it whose names end in ``mindrecord`` and a number or none."""
-
-    paths: tuple[Path, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class MegatronFiles:
-    """Indexed datasets of Megatron-LM, of which samples are drawn as Megatron-core does.
-
-    ``prefixes`` are the paths of the datasets without ``.bin`` and ``.idx``, ``names`` what the user calls them: index
-    files are known by these. Each dataset gives its share of ``weights``, or, where that is None, what it has. Of the
-    documents ``part`` of ``split`` is used (None: all); ``size`` samples are made of them (None: one pass). With
-    ``extra_token`` the last label of a sample is the first token of the next, else it is ``pad``, a token that neither
-    is read nor counts. Index files lie in ``cache``, or, where that is None, beside each dataset.
-    """
-
-    prefixes: tuple[Path, ...]
-    names: tuple[str, ...]
-    weights: tuple[float, ...] | None
-    size: int | None
-    sequence_length: int
-    split: str | None = None
-    part: Literal["train", "valid", "test"] = "train"
-    seed: int = 1234
-    pad: int = -1
-    extra_token: bool = True
-    drop_last: bool = True  # of "valid": leave out a sample that is not full
-    cache: Path | None = None
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """The two files of each dataset."""
-        return tuple(Path(f"{prefix}.{ending}") for prefix in self.prefixes for ending in ("bin", "idx"))
-
-
-DataSource = MindRecordFiles | MegatronFiles
+DataSource = MindRecordFiles | MegatronFiles | TableFiles | Mixture
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +180,8 @@ class DataOptions:
     rows have ``sequence_length`` tokens and labels are the next tokens; otherwise rows have one more,
     inputs are ``[:-1]`` and labels ``[1:]``. With ``handlers`` a row is what these, one after the other, make
     of a record, and ``columns`` are those of the last one. ``shuffle`` None is the order of the files,
-    "reference" MindSpore's shuffle number for number, "hashed" a permutation that takes no memory. A dataset is passed
-    over ``repeat`` times in an epoch.
+    "reference" MindSpore's shuffle number for number, "hashed" a permutation that takes no memory; with "source" the
+    source goes on, epoch after epoch, in an order of its own. A dataset is passed over ``repeat`` times in an epoch.
     """
 
     source: DataSource
@@ -362,23 +322,6 @@ class EvaluationTask:
     batch_size: int
     every_steps: int | None = None
     every_epochs: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TokenizerOptions:
-    """Where a tokenizer lies and what the YAML says about it. All None: beside the weights."""
-
-    directory: Path | None = None
-    kind: str | None = None
-    tokenizer_file: Path | None = None
-    vocab_file: Path | None = None
-    merges_file: Path | None = None
-    special_tokens: Mapping[str, str] = field(
-        default_factory=dict
-    )  # "bos_token", "eos_token", "pad_token", "unk_token"
-    add_bos_token: bool | None = None
-    add_eos_token: bool | None = None
-    chat_template: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

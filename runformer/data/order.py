@@ -1,7 +1,7 @@
 """The order in which an epoch visits the samples, of which any stretch can be asked for.
 
-Three orders: that of the files; MindSpore's shuffle, number for number; and a permutation that is computed where it is
-asked for, and takes no memory.
+Four orders: that of the files; the one that a source has by itself; MindSpore's shuffle, number for number; and a
+permutation that is computed where it is asked for, and takes no memory.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ def sample_order(num_samples: int, shuffle: Shuffle | None, seed: int) -> Sample
     """The order that a task asks for; ``seed`` is the run's (MindSpore's ``set_seed``)."""
     if shuffle is None:
         return FileOrder(num_samples)
+    if shuffle == "source":
+        return SourceOrder(num_samples)
     return ReferenceOrder(num_samples, seed) if shuffle == "reference" else HashedOrder(num_samples, seed)
 
 
@@ -64,6 +66,14 @@ class FileOrder(SampleOrder):
     def span(self, epoch: int, begin: int, end: int) -> Order:  # noqa: ARG002 - all epochs are alike
         """As ``SampleOrder``."""
         return np.arange(begin, end, dtype=np.int64)
+
+
+class SourceOrder(SampleOrder):
+    """Numbers go on from one epoch to the next: the source has an order of its own, without end."""
+
+    def span(self, epoch: int, begin: int, end: int) -> Order:
+        """As ``SampleOrder``."""
+        return np.arange(begin, end, dtype=np.int64) + epoch * self.num_samples
 
 
 class ReferenceOrder(SampleOrder):

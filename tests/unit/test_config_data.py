@@ -38,7 +38,10 @@ def test_orders(tmp_path: Path, value: str, expected: str | None) -> None:
 
 
 def test_an_order_that_is_not_known(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"must be one of reference, hashed, not 'hash': did you mean 'hashed'\?"):
+    with pytest.raises(
+        ConfigError,
+        match=r"must be one of reference, hashed, global, infile, files, not 'hash': did you mean 'hashed'\?",
+    ):
         data_of(tmp_path, loader="    shuffle: hash\n")
 
 
