@@ -141,6 +141,7 @@ static const uint8_t *find_field(const uint8_t *record, uint64_t size, int field
         *found = left;
         return at;
     }
+    const uint8_t *result = NULL;
     for (int number = 0; number < fields; number++) {
         if (left < 8) return NULL;
         uint64_t part = big_endian(at, 8);
@@ -148,11 +149,11 @@ static const uint8_t *find_field(const uint8_t *record, uint64_t size, int field
         if (part > left) return NULL;
         if (number == field) {
             *found = part;
-            return at;
+            result = at;
         }
         at += part, left -= part;
     }
-    return NULL;
+    return left == 0 ? result : NULL;
 }
 
 static int fits(const Py_buffer *view, Py_ssize_t item, Py_ssize_t count) {

@@ -15,6 +15,7 @@ from runformer.data.mindrecord.header import LENGTH, Header
 from runformer.data.mindrecord.records import decode_raw
 from runformer.data.mindrecord.rows import Places, Stretch, blobs, raws, row_groups, scan
 from runformer.data.mindrecord.schema import FLOATS, INTEGERS, raw_columns
+from runformer.data.mindrecord.sqlite import connect_to_index
 
 # MindSpore's own text, spaces included: files are compared with its files.
 _CREATE_INDEXES = (
@@ -105,9 +106,7 @@ class IndexFile:
 
     def _select(self, query: str, *values: int) -> list[Any]:
         try:
-            # "immutable" reads beside a running writer and in folders where SQLite cannot make its lock files.
-            address = f"{self._path.absolute().as_uri()}?mode=ro&immutable=1"
-            with closing(sqlite3.connect(address, uri=True)) as database:
+            with closing(connect_to_index(self._path)) as database:
                 return database.execute(query, values).fetchall()
         except (sqlite3.Error, OverflowError, UnicodeDecodeError) as error:
             raise ValueError(f"it is not a MindRecord index ({error})") from error

@@ -18,7 +18,7 @@ from runformer.data.mindrecord.header import LENGTH, Header, parse_header
 from runformer.data.mindrecord.index import IndexFile, Kind, index_path
 from runformer.data.mindrecord.records import Value, decode_blob, decode_raw
 from runformer.data.mindrecord.rows import Places, RowTable, Stretch, blobs, raws, row_groups, scan
-from runformer.data.mindrecord.schema import Schema, blob_columns, raw_columns
+from runformer.data.mindrecord.schema import Column, Schema, blob_columns, raw_columns
 from runformer.data.native import native
 from runformer.data.records import Ids, Records
 from runformer.errors import DataError
@@ -99,7 +99,7 @@ class MindRecordReader(Records):
 
     def read_rows(self, records: Sequence[int] | Ids, columns: Sequence[str], length: int) -> list[Ids]:
         """As ``Records``; columns of integers are decoded by compiled code, many records at a time."""
-        if native is None or not all(self.schema[name].is_integer_array for name in columns):
+        if native is None or not len(records) or not all(_is_row(self.schema[name]) for name in columns):
             return super().read_rows(records, columns, length)
         numbers = np.asarray(records, dtype=np.int64)
         rows_CBT = [np.empty((len(numbers), length), dtype=np.int64) for _ in columns]
@@ -148,6 +148,10 @@ class MindRecordReader(Records):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _is_row(column: Column) -> bool:
+    return column.is_integer_array and column.shape is not None and len(column.shape) == 1
 
 
 class _Shard:
