@@ -28,15 +28,21 @@ def list_blocks(source: Source, start: Position) -> Iterator[Block]:
         window = _Window(source, stream, start)
         values: list[bytes] = []
         size, first, end = 0, start.number + 1, start
-        for value in window.values():
-            values.append(value)
-            size += len(value)
-            end = window.position()
-            if size >= BLOCK:
-                yield Block(source.path, "json_list", SEPARATOR.join(values), first, end, window.consumed)
-                values, size, first = [], 0, window.number + 1
+        failure: DataError | None = None
+        try:
+            for value in window.values():
+                values.append(value)
+                size += len(value)
+                end = window.position()
+                if size >= BLOCK:
+                    yield Block(source.path, "json_list", SEPARATOR.join(values), first, end, window.consumed)
+                    values, size, first = [], 0, window.number + 1
+        except DataError as error:
+            failure = error  # the records before come first
         if values:
             yield Block(source.path, "json_list", SEPARATOR.join(values), first, end, window.consumed)
+        if failure is not None:
+            raise failure
 
 
 class _Window:
