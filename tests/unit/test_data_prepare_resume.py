@@ -174,14 +174,14 @@ def test_damaged_chunks_are_made_again(tokenizer: Path, tmp_path: Path) -> None:
     source = write(tmp_path)
     prepared(source, tmp_path / "y", tokenizer)
     with pytest.raises(Stop):
-        prepared(source, tmp_path / "x", tokenizer, chunk_size=1400, watcher=Stopping(12))
+        prepared(source, tmp_path / "x", tokenizer, chunk_size=700, watcher=Stopping(14))
     chunks = sorted((tmp_path / "x.work").glob("chunk-*.bin"))
     assert len(chunks) > 4
     chunks[2].write_bytes(chunks[2].read_bytes()[:-1])
     (tmp_path / "x.work" / "chunk-000001.json").write_text("{")
-    (tmp_path / "x.work" / "chunk-000009.bin.tmp").write_text("half")
+    (tmp_path / "x.work" / "chunk-000004.bin.tmp").write_text("half")
     watcher = Watcher()
-    prepared(source, tmp_path / "x", tokenizer, chunk_size=1400, watcher=watcher)
+    prepared(source, tmp_path / "x", tokenizer, chunk_size=700, watcher=watcher)
     assert watcher.said[0].endswith("which 1 chunks already hold")
     assert [spoken(load_tokenizer(tokenizer), row["labels"]) for row in rows(tmp_path / "x")] == [
         spoken(load_tokenizer(tokenizer), row["labels"]) for row in rows(tmp_path / "y")
