@@ -47,6 +47,7 @@ def _options(words: argparse.Namespace) -> PrepareOptions:
         inputs=tuple(words.input),
         output=words.output,
         tokenizer=words.tokenizer,
+        chat_template=_text(words.chat_template),
         sequence_length=words.seq_length,
         format=words.format,
         mapping=_mapping(words.map),
@@ -66,6 +67,13 @@ def _options(words: argparse.Namespace) -> PrepareOptions:
         show=words.show,
         chunk_size=max(1, int(words.chunk_mb * MEBIBYTE)),
     )
+
+
+def _text(path: Path | None) -> str | None:
+    try:
+        return None if path is None else path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--chat_template {path} cannot be read: {error}") from error
 
 
 def _mapping(words: Sequence[str]) -> dict[str, str]:
@@ -143,6 +151,9 @@ def _add_records(group: argparse._ArgumentGroup) -> None:
         choices=("chat", "alpaca", "vicuna"),
         help="how a record becomes a prompt: the tokenizer's chat template (default where it has one), Alpaca's or "
         "Vicuna's",
+    )
+    group.add_argument(
+        "--chat_template", type=Path, metavar="FILE", help="a Jinja file, in place of the tokenizer's own template"
     )
     group.add_argument(
         "--documents",

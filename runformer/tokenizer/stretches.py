@@ -50,7 +50,7 @@ def _cut_between(text: str, first: int, last: int, encode: Encode) -> tuple[int,
     for gap in _GAPS:
         for found in islice(gap.finditer(text, first, last), _TRIES):
             for cut in (found.end(), found.start()):
-                skip = _harmless(text[cut - _WINDOW : cut], text[cut : cut + _WINDOW], encode)
+                skip = _harmless(text[max(0, cut - _WINDOW) : cut], text[cut : cut + _WINDOW], encode)
                 if skip is not None:
                     return cut, skip
     return None

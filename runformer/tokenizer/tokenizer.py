@@ -14,6 +14,7 @@ import xxhash
 from runformer.errors import TokenizerError
 from runformer.tokenizer.chat import render_chat
 from runformer.tokenizer.stretches import cut_long
+from runformer.tokenizer.words import WordTable, cuts_at_words
 
 _LONG_TEXT = 1 << 17  # characters
 
@@ -78,6 +79,12 @@ class Tokenizer:
         return encoded + self._encode_group(group, add_special_tokens)
 
     def _encode_group(self, texts: list[str], add_special_tokens: bool) -> list[list[int]]:
+        if self._words is None:
+            return self._encode_plain(texts, add_special_tokens)
+        before, behind = self._around if add_special_tokens else ([], [])
+        return [before + ids + behind if before or behind else ids for ids in self._words.encode(texts)]
+
+    def _encode_plain(self, texts: list[str], add_special_tokens: bool) -> list[list[int]]:
         try:
             with self._explaining_panics():
                 found = self._backend.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
@@ -85,17 +92,28 @@ class Tokenizer:
         except TypeError:
             return [self.encode(text, add_special_tokens) for text in texts]  # which says what text it is
 
+    @cached_property
+    def _words(self) -> WordTable | None:
+        """For tokenizers that can be asked word by word."""
+        if not cuts_at_words(self._backend):
+            return None
+        return WordTable(lambda words: self._encode_plain(words, False))
+
+    @cached_property
+    def _around(self) -> tuple[list[int], list[int]]:
+        """The special tokens before and behind a text."""
+        probe = "a"
+        around, alone = self.encode(probe), self.encode(probe, add_special_tokens=False)
+        before = next(n for n in range(len(around) + 1) if around[n : n + len(alone)] == alone)
+        return around[:before], around[before + len(alone) :]
+
     def _encode_long(self, text: str, add_special_tokens: bool) -> list[int]:
         stretches = cut_long(text, _LONG_TEXT, lambda part: self.encode(part, add_special_tokens=False))
         ids: list[int] = []
         for stretch in stretches:
             ids += self.encode(stretch.text, add_special_tokens=False)[stretch.skip :]
-        if not add_special_tokens:
-            return ids
-        probe = text[:64]
-        around, alone = self.encode(probe), self.encode(probe, add_special_tokens=False)
-        before = next(n for n in range(len(around) + 1) if around[n : n + len(alone)] == alone)
-        return around[:before] + ids + around[before + len(alone) :]
+        before, behind = self._around if add_special_tokens else ([], [])
+        return before + ids + behind
 
     @contextmanager
     def _explaining_panics(self) -> Iterator[None]:

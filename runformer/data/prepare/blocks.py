@@ -16,6 +16,7 @@ from runformer.errors import DataError
 
 BLOCK = 1 << 20  # bytes of a block, about
 MAX_RECORD = 128 << 20  # bytes
+_HEADER = 1 << 20  # bytes that the names of CSV's columns may take
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 BLANK_LINE = re.compile(rb"\n[ \t\r\f\v]*\n")
@@ -139,7 +140,7 @@ def _csv_blocks(source: Source, start: Position) -> Iterator[Block]:
 def _csv_header(source: Source) -> tuple[list[str], str, int, int]:
     """The names of the columns, what separates them, and how many bytes and lines they take."""
     with ByteStream(source.path, source.compression) as stream:
-        head = stream.read(BLOCK)
+        head = stream.read(_HEADER)
     mark = len(BYTE_ORDER_MARK) if head.startswith(BYTE_ORDER_MARK) else 0
     text = head[mark:].decode("utf-8", "replace")
     delimiter = _delimiter(source.path, text.split("\n", 1)[0])

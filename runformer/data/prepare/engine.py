@@ -17,14 +17,14 @@ from runformer.data.prepare.chunks import WorkFolder, explaining_writes, write_f
 from runformer.data.prepare.encode import BlockEncoder, Counts, EncodeOptions, Result, Samples
 from runformer.data.prepare.formats import COLUMN_NAMES, FORMATS, Format, detect_format
 from runformer.data.prepare.json_list import list_blocks
-from runformer.data.prepare.options import PrepareOptions, Stage
-from runformer.data.prepare.outputs import columns_of, megatron_prefix, output_files, write_megatron, write_mindrecord
+from runformer.data.prepare.options import Documents, PrepareOptions, Stage
+from runformer.data.prepare.outputs import columns_of, output_files, write_megatron, write_mindrecord
 from runformer.data.prepare.pool import encoded_blocks
 from runformer.data.prepare.records import BadRecord, records_of
 from runformer.data.prepare.report import Report
 from runformer.data.prepare.rows import RowCounts
-from runformer.data.prepare.sources import find_sources
-from runformer.data.prepare.tables import table_blocks
+from runformer.data.prepare.sources import Source, find_sources
+from runformer.data.prepare.tables import Wanted, table_blocks
 from runformer.errors import DataError, TokenizerError, UsageError
 from runformer.tokenizer import Tokenizer, load_tokenizer
 
@@ -54,22 +54,25 @@ class Watcher(Protocol):
 class _MakeEncoder:
     """Makes the encoder of a worker process."""
 
-    tokenizer: Path
+    asked: PrepareOptions
     options: EncodeOptions
 
     def __call__(self) -> BlockEncoder:
-        return BlockEncoder(open_tokenizer(self.tokenizer), self.options)
+        return BlockEncoder(open_tokenizer(self.asked), self.options)
 
 
-def open_tokenizer(path: Path) -> Tokenizer:
+def open_tokenizer(options: PrepareOptions) -> Tokenizer:
     """The tokenizer of a model's folder, or of one vocabulary file of any form that predict reads.
 
     Raises:
         TokenizerError: there is none, or it is damaged.
     """
+    path, template = options.tokenizer, options.chat_template
     if path.is_file():
-        return load_tokenizer(None, TokenizerOptions(vocab_file=path))
-    return load_tokenizer(path)
+        return load_tokenizer(
+            None, TokenizerOptions(vocab_file=path, merges_file=options.merges, chat_template=template)
+        )
+    return load_tokenizer(path, TokenizerOptions(chat_template=template))
 
 
 def prepare(options: PrepareOptions, watcher: Watcher) -> Report:
@@ -81,8 +84,7 @@ def prepare(options: PrepareOptions, watcher: Watcher) -> Report:
         UsageError: options do not go together.
     """
     _check_options(options)
-    name = megatron_prefix(options.output).name if options.to == "megatron" else options.output.name
-    with WorkFolder.opened(options.output.with_name(f"{name}.work")) as work:
+    with WorkFolder.opened(options.work_folder) as work:
         asked = _asked(options)
         if (outcome := work.outcome()) is not None and outcome.get("asked") == asked:
             watcher.says("an earlier run had made the output; it goes to its place now")
@@ -105,7 +107,7 @@ def _check_options(options: PrepareOptions) -> None:
         index = file.with_name(f"{file.name}.db")
         for path in [file, index] if options.to == "mindrecord" else [file]:
             # An earlier run that was stopped while it moved its files is finished first.
-            if path.exists() and not _is_under_way(options):
+            if path.exists() and not (options.work_folder / "done.json").is_file():
                 raise DataError(f"{path} exists already", hint="delete it or choose another name")
     if options.to == "mindrecord" and options.sequence_length is None:
         raise UsageError("--seq_length is missing", hint="name the positions that the model sees: --seq_length 2048")
@@ -119,11 +121,6 @@ def _check_options(options: PrepareOptions) -> None:
             raise UsageError(f"--map {name}=…: {name!r} is not a column of a format", hint=f"there are {known}")
 
 
-def _is_under_way(options: PrepareOptions) -> bool:
-    name = megatron_prefix(options.output).name if options.to == "megatron" else options.output.name
-    return (options.output.with_name(f"{name}.work") / "done.json").is_file()
-
-
 class _Run:
     """One run, from the sources to the files in the work folder."""
 
@@ -131,8 +128,8 @@ class _Run:
         self._options = options
         self._work = work
         self._watcher = watcher
-        self._tokenizer = open_tokenizer(options.tokenizer)
-        self._sources = find_sources(options.inputs, as_text=options.format == "text")
+        self._tokenizer = open_tokenizer(options)
+        self._sources = find_sources(options.inputs, as_text=options.format == "text") * options.repeat
         self._sizes = [source.size for source in self._sources]
         self._stage: Stage = options.stage or ("pretrain" if options.to == "megatron" else "finetune")
         self._counts = Counts()
@@ -145,7 +142,7 @@ class _Run:
         format = self._format()
         self._stage = self._checked_stage(format)
         pad = self._pad()
-        make = _MakeEncoder(self._options.tokenizer, self._encode_options(format, vocab_size))
+        make = _MakeEncoder(self._options, self._encode_options(format, vocab_size))
         self._resume(make.options)
         self._encode(make)
         return self._write(pad)
@@ -250,15 +247,8 @@ class _Run:
 
     def _blocks(self, start: Position) -> Iterator[Block]:
         for number in range(start.source, len(self._sources)):
-            source = self._sources[number]
             begin = start if number == start.source else Position(number)
-            match source.kind:
-                case "json_list":
-                    yield from list_blocks(source, begin)
-                case "parquet" | "arrow":
-                    yield from table_blocks(source, begin, self._wanted)
-                case _:
-                    yield from text_blocks(source, begin, self._options.documents)
+            yield from _source_blocks(self._sources[number], begin, self._options.documents, self._wanted)
 
     def _wanted(self, names: Sequence[str]) -> list[str]:
         wanted = {self._options.mapping.get(name, name) for name in COLUMN_NAMES}
@@ -270,7 +260,7 @@ class _Run:
         folder = self._work.out
         counts = RowCounts()
         if self._options.to == "megatron":
-            write_megatron(megatron_prefix(folder / self._options.output.name), self._chunks(), counts)
+            write_megatron(folder / self._options.megatron_prefix.name, self._chunks(), counts)
         else:
             path = folder / self._options.output.name
             write_mindrecord(path, self._chunks(), self._options, self._stage, pad or 0, counts)
@@ -304,6 +294,26 @@ class _Run:
             message = f"nothing to write: {inputs} has {counts.tokens} tokens, too few for a row of {length} + 1"
             return DataError(message, hint="choose a smaller --seq_length, or --last_row pad")
         return DataError(f"nothing to write: {inputs} has no record with text in it", hint="check --input")
+
+
+def read_blocks(inputs: Sequence[str]) -> Iterator[Block]:
+    """The blocks of some files, with all columns.
+
+    Raises:
+        DataError: one cannot be read.
+    """
+    for number, source in enumerate(find_sources(inputs)):
+        yield from _source_blocks(source, Position(number), "line", list)
+
+
+def _source_blocks(source: Source, begin: Position, documents: Documents, wanted: Wanted) -> Iterator[Block]:
+    match source.kind:
+        case "json_list":
+            return list_blocks(source, begin)
+        case "parquet" | "arrow":
+            return table_blocks(source, begin, wanted)
+        case _:
+            return text_blocks(source, begin, documents)
 
 
 class _OpenChunk:

@@ -28,19 +28,22 @@ def list_blocks(source: Source, start: Position) -> Iterator[Block]:
     with ByteStream(source.path, source.compression, start.offset) as stream:
         window = _Window(source, stream, start)
         values: list[bytes] = []
-        size, first = 0, start.number + 1
-        for value in window.values():
-            values.append(value)
-            size += len(value)
-            if size >= BLOCK:
-                yield _block(source, values, first, window)
-                values, size, first = [], 0, window.number + 1
+        size, first, end = 0, start.number + 1, start
+        failure: DataError | None = None
+        try:
+            for value in window.values():
+                values.append(value)
+                size += len(value)
+                end = window.position()
+                if size >= BLOCK:
+                    yield Block(source.path, "json_list", SEPARATOR.join(values), first, end, window.consumed)
+                    values, size, first = [], 0, window.number + 1
+        except DataError as error:
+            failure = error  # the records before come first
         if values:
-            yield _block(source, values, first, window)
-
-
-def _block(source: Source, values: list[bytes], first: int, window: _Window) -> Block:
-    return Block(source.path, "json_list", SEPARATOR.join(values), first, window.position(), window.consumed)
+            yield Block(source.path, "json_list", SEPARATOR.join(values), first, end, window.consumed)
+        if failure is not None:
+            raise failure
 
 
 class _Window:

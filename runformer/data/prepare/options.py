@@ -26,6 +26,8 @@ class PrepareOptions:
         inputs: files, folders and glob patterns.
         output: the MindRecord file, or what the names of Megatron's two files begin with.
         tokenizer: a model's folder, or a file of a vocabulary.
+        merges: what goes with a vocabulary file ``vocab.json``; None: ``merges.txt`` beside it.
+        chat_template: in place of the tokenizer's own.
         sequence_length: positions that the model sees; rows have one token more. Megatron's files need none.
         format: of the records; None: seen from their columns.
         mapping: name of a format's column → name of the column in the files.
@@ -36,8 +38,11 @@ class PrepareOptions:
         pack: rows hold several samples, and a column ``actual_seq_len``.
         pad_last_row: of pretraining: fill up the last row, instead of leaving it out.
         append_eod: the end token stands behind each of Megatron's documents.
+        document_name: of Megatron's files: ``OUTPUT_NAME_document``.
         documents: what separates the documents of a plain text file.
         shards: MindRecord files to make.
+        repeat: times that the input is read.
+        max_rows: rows that are written at most.
         skip_bad: bad records to leave out before the run fails.
         workers: processes; None: one a core.
         show: samples to show.
@@ -47,6 +52,8 @@ class PrepareOptions:
     inputs: tuple[str, ...]
     output: Path
     tokenizer: Path
+    merges: Path | None = None
+    chat_template: str | None = None
     sequence_length: int | None = None
     format: FormatName | None = None
     mapping: Mapping[str, str] = field(default_factory=dict)
@@ -59,12 +66,26 @@ class PrepareOptions:
     too_long: TooLong = "truncate"
     pad_last_row: bool = False
     append_eod: bool = False
+    document_name: str = "text"
     documents: Documents = "blank_line"
     shards: int = 1
+    repeat: int = 1
+    max_rows: int | None = None
     skip_bad: int = 0
     workers: int | None = None
     show: int = 0
     chunk_size: int = 32 * MEBIBYTE
+
+    @property
+    def megatron_prefix(self) -> Path:
+        """What the names of Megatron's files begin with: its tools name the column as well."""
+        return self.output.with_name(f"{self.output.name}_{self.document_name}_document")
+
+    @property
+    def work_folder(self) -> Path:
+        """Where the state of the run is kept until the output is whole."""
+        target = self.megatron_prefix if self.to == "megatron" else self.output
+        return target.with_name(f"{target.name}.work")
 
     @property
     def row_length(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -37,17 +38,12 @@ def columns_of(options: PrepareOptions, stage: Stage) -> tuple[str, ...]:
 def output_files(options: PrepareOptions) -> list[Path]:
     """The files that are made, without the indexes of MindRecord files."""
     if options.to == "megatron":
-        prefix = megatron_prefix(options.output)
+        prefix = options.megatron_prefix
         return [prefix.with_name(f"{prefix.name}.bin"), prefix.with_name(f"{prefix.name}.idx")]
     if options.shards == 1:
         return [options.output]
     digits = len(str(options.shards - 1))
     return [options.output.with_name(f"{options.output.name}{n:0{digits}}") for n in range(options.shards)]
-
-
-def megatron_prefix(output: Path) -> Path:
-    """What Megatron's tools call the files of an output: they name the column as well."""
-    return output.with_name(f"{output.name}_text_document")
 
 
 def write_mindrecord(
@@ -62,7 +58,8 @@ def write_mindrecord(
     # Where pages begin hangs on how many rows come at a time, so that hangs on nothing else.
     size = max(1, min(1000, _BATCH // options.row_length))
     with MindRecordWriter(path, schema, shard_num=options.shards) as writer:
-        for batch in batches(_rows(chunks, options, stage, pad, counts), size):
+        rows = islice(_rows(chunks, options, stage, pad, counts), options.max_rows)
+        for batch in batches(rows, size):
             writer.write(batch)
 
 
