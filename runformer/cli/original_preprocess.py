@@ -52,8 +52,8 @@ def _convert_alpaca(words: argparse.Namespace) -> None:
 
 def _conversations(path: Path) -> Iterator[dict[str, Any]]:
     from runformer.data.conversations import alpaca_prompt
+    from runformer.data.formats import FORMATS, Instruction, RecordReader
     from runformer.data.prepare.engine import read_blocks
-    from runformer.data.prepare.formats import FORMATS, Instruction, RecordReader
     from runformer.data.prepare.records import BadRecord, records_of
 
     reader = RecordReader(FORMATS["alpaca"], {})

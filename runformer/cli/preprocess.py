@@ -131,7 +131,8 @@ def _add_files(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_records(group: argparse._ArgumentGroup) -> None:
-    from runformer.data.prepare.options import Documents, FormatName
+    from runformer.data.formats import FormatName
+    from runformer.data.prepare.options import Documents
 
     group.add_argument(
         "--format",

@@ -214,6 +214,18 @@ def alpaca_pieces(
     return conversation_samples(tokenizer, messages)[0]
 
 
+ABOUT_THE_CHAT = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+"""How Vicuna's conversations begin, which MindFormers' Llama recipes use."""
+
+
+def shared_prefix(ids: Sequence[int], prompt: Sequence[int]) -> int:
+    """How many tokens both begin with: a text and its prompt, where they are encoded as wholes."""
+    return next((n for n, pair in enumerate(zip(ids, prompt, strict=False)) if pair[0] != pair[1]), len(prompt))
+
+
 def alpaca_prompt(instruction: str, input: str) -> str:
     """Models tuned on Stanford Alpaca know its prompt word for word."""
     if input:

@@ -171,15 +171,15 @@ def test_the_models_padding_wins_over_the_tokenizers(tmp_path: Path, folder: Pat
     ("form", "row", "expected"),
     [
         ("text", {"text": None}, "row 1: 'text' should be a text, not null"),
-        ("text", {"text": "\ud800"}, "row 1: not valid Unicode text"),
+        ("text", {"text": "\ud800"}, "row 1: not valid Unicode: 'text' has half of a surrogate pair (U+D800) at 1"),
         ("alpaca", {"instruction": "a", "output": None}, "row 1: 'output' should be a text, not null"),
-        ("messages", {"messages": None}, "row 1: a conversation is a list of messages, not null"),
-        ("messages", {"messages": []}, "row 1: no message has the role 'assistant'"),
-        ("messages", {"messages": [{"role": "assistant"}]}, "row 1: message 0 has not the texts that it should have"),
+        ("messages", {"messages": None}, "row 1: 'messages' should be a list of messages, not null"),
+        ("messages", {"messages": []}, "row 1: 'messages' holds no message"),
+        ("messages", {"messages": [{"role": "assistant"}]}, "row 1: message 1: 'content' should be a text, not null"),
         (
             "messages",
             {"messages": [{"from": "cat", "value": "meow"}]},
-            "row 1: message 0 is from 'cat', not one of human",
+            "row 1: message 1: 'from' is 'cat', which is none of human",
         ),
     ],
 )

@@ -10,7 +10,6 @@ each committed by a rename; the rows are made from the chunks at the end. A kill
     json_list.py    the same for a JSON list, which is never read as a whole
     tables.py       the same for Parquet, and for folders of the datasets library
     records.py      blocks → records
-    formats.py      records → samples: which columns hold what
     encode.py       a block → token ids: what a worker does
     pool.py         the workers
     chunks.py       the work folder

@@ -18,10 +18,20 @@ from runformer.data.conversations import (
     encode_pieces,
     encode_texts,
 )
+from runformer.data.formats import (
+    FORMATS,
+    Columns,
+    Conversation,
+    FormatName,
+    Instruction,
+    RecordReader,
+    Stage,
+    Text,
+    behind,
+)
 from runformer.data.prepare.blocks import Block
-from runformer.data.prepare.formats import FORMATS, Conversation, Instruction, RecordReader, Text
-from runformer.data.prepare.options import FormatName, Stage, Template, TooLong
-from runformer.data.prepare.records import BadRecord, Columns, records_of
+from runformer.data.prepare.options import Template, TooLong
+from runformer.data.prepare.records import BadRecord, records_of
 from runformer.data.prepare.vicuna import vicuna_sample
 from runformer.errors import DataError, TokenizerError
 from runformer.tokenizer import Tokenizer
@@ -240,6 +250,4 @@ def _teaches(sample: Encoded) -> bool:
 
 
 def _bad(where: str, error: DataError | TokenizerError) -> BadRecord:
-    """``error`` of a reader begins behind the record's place; others are sentences of their own."""
-    problem = error.message if error.message.startswith((" ", ":")) else f": {error.message}"
-    return BadRecord(where, problem, error.hint or "")
+    return BadRecord(where, behind("", error), error.hint or "")

@@ -12,12 +12,12 @@ from typing import Any, Protocol
 import xxhash
 
 from runformer.config.task import TokenizerOptions
+from runformer.data.formats import COLUMN_NAMES, FORMATS, Format, Stage, detect_format
 from runformer.data.prepare.blocks import Block, Position, text_blocks
 from runformer.data.prepare.chunks import WorkFolder, explaining_writes, write_file
 from runformer.data.prepare.encode import BlockEncoder, Counts, EncodeOptions, Result, Samples
-from runformer.data.prepare.formats import COLUMN_NAMES, FORMATS, Format, detect_format
 from runformer.data.prepare.json_list import list_blocks
-from runformer.data.prepare.options import Documents, PrepareOptions, Stage
+from runformer.data.prepare.options import Documents, PrepareOptions
 from runformer.data.prepare.outputs import columns_of, output_files, write_megatron, write_mindrecord
 from runformer.data.prepare.pool import encoded_blocks
 from runformer.data.prepare.records import BadRecord, records_of

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-FormatName = Literal["alpaca", "sharegpt", "messages", "text"]
-Stage = Literal["finetune", "pretrain"]
+from runformer.data.formats import FormatName, Stage
+
 Target = Literal["mindrecord", "megatron"]
 Template = Literal["chat", "alpaca", "vicuna"]
 LabelColumn = Literal["labels", "target_ids"]

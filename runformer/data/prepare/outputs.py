@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from runformer.data.formats import Stage
 from runformer.data.megatron.writer import IndexedWriter
 from runformer.data.mindrecord import Column, MindRecordWriter
 from runformer.data.prepare.encode import Samples
-from runformer.data.prepare.options import PrepareOptions, Stage
+from runformer.data.prepare.options import PrepareOptions
 from runformer.data.prepare.rows import (
     Row,
     RowCounts,

@@ -5,15 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
 
+from runformer.data.formats import Columns
 from runformer.data.prepare.blocks import BLANK_LINE, MAX_RECORD, Block
 from runformer.data.prepare.json_list import SEPARATOR
 from runformer.errors import DataError
-
-Columns = Mapping[str, Any]
 
 LINE_END = b"\n"
 LINE_FORM = 'a line holds an object each, such as {"instruction": "…", "output": "…"}'

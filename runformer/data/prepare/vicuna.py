@@ -6,14 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runformer.data import IGNORED
-from runformer.data.conversations import Encoded
+from runformer.data.conversations import ABOUT_THE_CHAT, Encoded, shared_prefix
 from runformer.errors import DataError
 from runformer.tokenizer import Tokenizer
-
-_ABOUT = (
-    "A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions."
-)
 
 
 def vicuna_sample(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]]) -> Encoded:
@@ -28,11 +23,11 @@ def vicuna_sample(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]]) -
     tokens: list[int] = []
     labels: list[int] = []
     for number, (question, answer) in enumerate(_rounds(messages)):
-        prompt = f"{f'{_ABOUT} ' if number == 0 else ''}USER: {question} ASSISTANT:"
+        prompt = f"{f'{ABOUT_THE_CHAT} ' if number == 0 else ''}USER: {question} ASSISTANT:"
         ids = tokenizer.encode(f"{prompt} {answer}", add_special_tokens=number == 0)
         if end and ids[-1:] == end:
             ids.pop()
-        shared = _shared(ids, tokenizer.encode(prompt, add_special_tokens=number == 0))
+        shared = shared_prefix(ids, tokenizer.encode(prompt, add_special_tokens=number == 0))
         tokens += ids + end
         labels += [IGNORED] * shared + ids[shared:] + end
     return Encoded(tokens, labels)
@@ -47,8 +42,3 @@ def _rounds(messages: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
         raise DataError("the turns of user and assistant do not alternate", hint="Vicuna's form has no other talks")
     texts = [turn["content"] for turn in turns]
     return list(zip(texts[::2], texts[1::2], strict=True))
-
-
-def _shared(ids: list[int], prompt: list[int]) -> int:
-    """How many tokens both begin with."""
-    return next((n for n, pair in enumerate(zip(ids, prompt, strict=False)) if pair[0] != pair[1]), len(prompt))

@@ -13,7 +13,16 @@ import numpy as np
 
 from runformer.config.data_sources import EncodeOptions
 from runformer.data import IGNORED
-from runformer.data.conversations import Encoded, conversation_samples, encode_pieces, encode_texts
+from runformer.data.conversations import (
+    ABOUT_THE_CHAT,
+    Encoded,
+    alpaca_prompt,
+    conversation_samples,
+    encode_pieces,
+    encode_texts,
+    shared_prefix,
+)
+from runformer.data.formats import FORMATS, Conversation, Instruction, RecordReader, Text, behind
 from runformer.data.records import Ids, Records
 from runformer.data.tables.table import Lengths, require_columns
 from runformer.errors import DataError, TokenizerError
@@ -22,19 +31,6 @@ from runformer.tokenizer import Tokenizer
 logger = logging.getLogger(__name__)
 
 COLUMNS = ("input_ids", "labels")
-_SPEAKERS = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "system": "system",
-    "tool": "tool",
-    "observation": "tool",
-}
-_SYSTEM = (
-    "A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions."
-)
 _END = "</s>"
 _AT_ONCE = 1000
 
@@ -105,7 +101,7 @@ class EncodedRecords(Records):
             return self._encode(rows)
         except (DataError, TokenizerError) as error:
             if len(rows) == 1:
-                raise DataError(f"{self.describe(records[0])}: {error.message}", hint=error.hint) from error
+                raise DataError(behind(self.describe(records[0]), error), hint=error.hint) from error
         return [row for record in records for row in self._encoded([record])]  # of many, which one it is
 
     def _filled(self, values: list[int], fill: int) -> Ids:
@@ -122,9 +118,12 @@ Encode = Callable[[Rows], list[Encoded]]
 def _texts(records: Records, options: EncodeOptions, tokenizer: Tokenizer) -> tuple[tuple[str, ...], Encode]:
     column = options.column or "text"
     require_columns(records, [column])
+    reader = RecordReader(FORMATS["text"], {"text": column})
 
     def encode(rows: Rows) -> list[Encoded]:
-        return [Encoded(ids, ids) for ids in encode_texts(tokenizer, [_text(row, column) for row in rows])]
+        contents = [reader.read(row) for row in rows]
+        texts = [content.text for content in contents if isinstance(content, Text)]
+        return [Encoded(ids, ids) for ids in encode_texts(tokenizer, texts)]
 
     return (column,), encode
 
@@ -133,32 +132,24 @@ def _conversations(records: Records, options: EncodeOptions, tokenizer: Tokenize
     usual = [name for name in ("messages", "conversations") if name in records.column_names]
     column = options.column or (usual[0] if usual else "messages")
     require_columns(records, [column])
+    by_role = RecordReader(FORMATS["messages"], {"messages": column})
+    by_speaker = RecordReader(FORMATS["sharegpt"], {"conversations": column})
+
+    def messages(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+        content = (by_speaker if _names_speakers(row[column]) else by_role).read(row)
+        assert isinstance(content, Conversation)
+        return content.messages
 
     def encode(rows: Rows) -> list[Encoded]:
-        return encode_pieces(tokenizer, [conversation_samples(tokenizer, _messages(row[column]))[0] for row in rows])
+        return encode_pieces(tokenizer, [conversation_samples(tokenizer, messages(row))[0] for row in rows])
 
     return (column,), encode
 
 
-def _messages(value: object) -> list[dict[str, Any]]:
-    """``role`` and ``content`` of each message; ShareGPT writes ``from`` and ``value``."""
-    if not isinstance(value, list | tuple) or not all(isinstance(message, Mapping) for message in value):
-        raise DataError(f"a conversation is a list of messages, not {_kind(value)}", hint=_FORM)
-    messages = []
-    for number, message in enumerate(value):
-        given = {name: item for name, item in message.items() if item is not None}
-        if "from" in given and "role" not in given:
-            speaker = given.pop("from")
-            if speaker not in _SPEAKERS:
-                raise DataError(f"message {number} is from {speaker!r}, not one of {', '.join(_SPEAKERS)}")
-            given = {"role": _SPEAKERS[speaker], "content": given.pop("value", None)} | given
-        if not isinstance(given.get("role"), str) or not isinstance(given.get("content"), str):
-            raise DataError(f"message {number} has not the texts that it should have", hint=_FORM)
-        messages.append(given)
-    return messages
-
-
-_FORM = 'messages are {"role": "user", "content": "…"} or {"from": "human", "value": "…"}'
+def _names_speakers(value: object) -> bool:
+    """Whether messages are ShareGPT's, with ``from`` and ``value``."""
+    first = value[0] if isinstance(value, list) and value else None
+    return isinstance(first, Mapping) and first.get("role") is None and first.get("from") is not None
 
 
 def _instructions(
@@ -173,9 +164,13 @@ def _instructions(
     if opening and opening[-1] == tokenizer.eos_id:
         opening.pop()
 
+    reader = RecordReader(FORMATS["alpaca"], {})
+
     def encode(rows: Rows) -> list[Encoded]:
-        prompts = [f"{_SYSTEM} USER: {_question(row)} ASSISTANT:" for row in rows]
-        wholes = [f"{prompt} {_text(row, 'output')}{end}" for prompt, row in zip(prompts, rows, strict=True)]
+        contents = [content for row in rows if isinstance(content := reader.read(row), Instruction)]
+        requests = [alpaca_prompt(each.instruction, each.input).rstrip("\n") for each in contents]
+        prompts = [f"{ABOUT_THE_CHAT} USER: {request} ASSISTANT:" for request in requests]
+        wholes = [f"{prompt} {each.output}{end}" for prompt, each in zip(prompts, contents, strict=True)]
         asked = tokenizer.encode_batch(prompts, add_special_tokens=False)
         told = tokenizer.encode_batch(wholes, add_special_tokens=False)
         return [_learn_answer(opening, *ids) for ids in zip(asked, told, strict=True)]
@@ -195,31 +190,8 @@ def _end_of_answers(tokenizer: Tokenizer, name: str) -> str:
 
 def _learn_answer(opening: list[int], prompt: list[int], whole: list[int]) -> Encoded:
     """Prompt and answer are encoded as one text, so that no border shows; learnt is what the prompt alone has not."""
-    same = next((place for place, ids in enumerate(zip(prompt, whole, strict=False)) if ids[0] != ids[1]), len(prompt))
+    same = shared_prefix(whole, prompt)
     return Encoded(opening + whole, [IGNORED] * (len(opening) + same) + whole[same:])
-
-
-def _question(row: Mapping[str, Any]) -> str:
-    instruction, context = _text(row, "instruction"), row.get("input")
-    paired, request = "", f"### Instruction:\n{instruction}"
-    if context:
-        paired = ", paired with an input that provides further context"
-        request += f"\n\n### Input:\n{_text(row, 'input')}"
-    return (
-        f"Below is an instruction that describes a task{paired}. "
-        f"Write a response that appropriately completes the request.\n\n{request}\n\n### Response:"
-    )
-
-
-def _text(row: Mapping[str, Any], column: str) -> str:
-    value = row[column]
-    if not isinstance(value, str):
-        raise DataError(f"{column!r} should be a text, not {_kind(value)}")
-    return value
-
-
-def _kind(value: object) -> str:
-    return "null" if value is None else type(value).__name__
 
 
 _FORMS: dict[str, Callable[[Records, EncodeOptions, Tokenizer], tuple[tuple[str, ...], Encode]]] = {

@@ -6,11 +6,13 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
-from runformer.data.prepare.options import FormatName, Stage
-from runformer.data.prepare.records import Columns
-from runformer.errors import DataError
+from runformer.errors import DataError, RunformerError
+
+FormatName = Literal["alpaca", "sharegpt", "messages", "text"]
+Stage = Literal["finetune", "pretrain"]
+Columns = Mapping[str, Any]
 
 ROLES = {
     "human": "user",
@@ -235,6 +237,12 @@ class RecordReader:
             if not isinstance(each, Mapping):
                 raise DataError(f": message {number} of {name!r} is not an object", hint=self._form())
         return list(enumerate(value, start=1))
+
+
+def behind(place: str, error: RunformerError) -> str:
+    """The place of a record, and what is wrong with it: what a reader says goes on behind the place."""
+    goes_on = error.message.startswith((" ", ":"))
+    return f"{place}{error.message}" if goes_on else f"{place}: {error.message}"
 
 
 def _kind(value: Any) -> str:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from preparing import prepared, rows, spoken
 
-from runformer.data.prepare.formats import (
+from runformer.data.formats import (
     FORMATS,
     ROLES,
     Conversation,
