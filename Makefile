@@ -26,6 +26,7 @@ bench: setup
 	$(BIN)/python benchmarks/parallel.py --output benchmarks/parallel.md
 	$(BIN)/python benchmarks/memory.py --output benchmarks/memory.md
 	$(BIN)/python benchmarks/checkpoints.py --output benchmarks/checkpoints.md
+	$(BIN)/python benchmarks/data.py --output benchmarks/data.md
 
 # How long each reader of data files is fed with changed files, and where what was found is kept.
 SECONDS_A_TARGET ?= 60
@@ -42,7 +43,7 @@ setup: $(VENV)/ready
 
 # Plain pip, with torch pinned before anything that depends on it: a machine that has the CPU build on disk
 # takes that one, and nothing later asks for gigabytes of CUDA packages.
-$(VENV)/ready: pyproject.toml constraints.txt
+$(VENV)/ready: pyproject.toml constraints.txt runformer/data/_native.c
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,lint,bench]'

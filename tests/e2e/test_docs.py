@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -116,6 +117,10 @@ def test_from_a_json_file_to_a_running_task_in_five_commands(repository: Path, t
     losses = [json.loads(line)["loss"] for line in (tmp_path / "output/training.jsonl").read_text().splitlines()]
     assert len(losses) == 3 * rows
     assert losses[-1] < losses[0]
+    task, table = (yaml.safe_load(block) for block in blocks(document, "yaml"))
+    (tmp_path / "finetune.yaml").write_text(yaml.safe_dump({**task, **table, "train_dataset_task": {}}))
+    run_block(f"{finetune.strip()} --output_dir output_table", repository, tmp_path)
+    assert len((tmp_path / "output_table/training.jsonl").read_text().splitlines()) == 3 * rows
 
 
 def test_the_published_single_card_command(repository: Path, tmp_path: Path) -> None:
