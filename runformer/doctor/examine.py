@@ -27,6 +27,7 @@ def examine(folder: Path) -> Iterator[Finding]:
         ("port", network.port),
         ("variables", network.variables),
         ("compiler", software.compiler),
+        ("reader", software.reader),
         ("all-reduce", software.all_reduce),
     )
     for topic, look in examinations:

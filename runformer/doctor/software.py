@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
+from runformer.data.native import native
 from runformer.doctor.finding import Finding, note, ok, problem
 
 _CHILD_SECONDS = 25
@@ -91,6 +92,15 @@ def compiler() -> Iterator[Finding]:
         yield note("compiler", "no C++ compiler: --mode 0 runs eagerly on a CPU", "apt-get install g++")
     else:
         yield ok("compiler", path)
+
+
+def reader() -> Iterator[Finding]:
+    """Whether rows of datasets are decoded by compiled code."""
+    if native is not None:
+        yield ok("reader", "the reader of datasets is compiled")
+    else:
+        advice = "install a C compiler, then this package again, with --no-cache-dir"
+        yield note("reader", "the reader of datasets was not compiled: it is ten times slower", advice)
 
 
 def all_reduce() -> Iterator[Finding]:

@@ -27,7 +27,9 @@ def test_a_healthy_machine(tmp_path: Path) -> None:
     problems = [finding for finding in findings if finding.state == "problem"]
     assert (done.returncode, problems) == (0, [])
     topics = ["versions", "devices", "processors", "memory", "shared memory", "open files", "disk", "clock"]
-    assert {*topics, "interfaces", "port", "compiler", "all-reduce"} <= {finding.topic for finding in findings}
+    assert {*topics, "interfaces", "port", "compiler", "reader", "all-reduce"} <= {
+        finding.topic for finding in findings
+    }
     assert next(finding for finding in findings if finding.topic == "all-reduce").state == "ok"
 
 
@@ -38,6 +40,12 @@ def test_problems_have_an_exit_code_and_advice(tmp_path: Path) -> None:
     assert "→ choose another --output_dir" in done.stdout
     assert "RANK is 9, but WORLD_SIZE is 2" in done.stdout
     assert "to MASTER_ADDR 127.0.0.1 from 127.0.0.1 through lo" in done.stdout
+
+
+def test_a_reader_that_was_not_compiled_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert only(software.reader()).state == "ok"
+    monkeypatch.setattr(software, "native", None)
+    assert "install a C compiler" in only(software.reader()).advice
 
 
 def only(findings) -> Finding:
