@@ -211,7 +211,7 @@ def test_an_index_that_is_wrong_in_the_middle_is_found_there(path: Path) -> None
         for read in (lambda: reader[7], lambda: reader.read_rows([5, 7], ["rest"], 9)):
             with pytest.raises(DataError, match=r"x\.mindrecord\.db does not fit its data file") as caught:
                 read()
-            assert "delete the .db file" in str(caught.value)
+            assert "python -m runformer data index FILE" in str(caught.value)
     assert [done.wrong is not None and done.wrong.startswith("PAGE_ID_BLOB of record 7") for done in reindex(path)] == [
         True
     ]

@@ -184,7 +184,7 @@ def test_an_index_of_other_data_is_refused(sound: Path, tmp_path: Path, change: 
         index.execute(change)
     with pytest.raises(DataError, match=r"copy\.mindrecord\.db does not fit") as caught:
         MindRecordReader(path)
-    assert "delete the .db file" in str(caught.value)
+    assert "python -m runformer data index FILE" in str(caught.value)
 
 
 def test_an_index_that_is_wrong_inside_a_page_shows_at_the_record(sound: Path, tmp_path: Path) -> None:

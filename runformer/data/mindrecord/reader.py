@@ -247,7 +247,7 @@ class _Shard:
 
 
 _COPY_AGAIN = "copy the file again, or make it anew"
-_DELETE_INDEX = "delete the .db file: the data is read without it; or make both anew"
+_DELETE_INDEX = "make it anew: python -m runformer data index FILE; or delete it: the data is read without it"
 
 
 def _open_all_shards(path: Path) -> list[_Shard]:
