@@ -105,7 +105,9 @@ def test_killed_at_any_moment(inputs: Path, tmp_path: Path) -> None:
     for suffix in ("bin", "idx"):
         assert same_files(tmp_path / f"whole_text_document.{suffix}", tmp_path / f"killed_text_document.{suffix}")
     assert not work.exists()
-    assert len(IndexedDataset(tmp_path / "killed_text_document")) == (inputs / "records.jsonl").read_bytes().count(b"\n")
+    assert len(IndexedDataset(tmp_path / "killed_text_document")) == (inputs / "records.jsonl").read_bytes().count(
+        b"\n"
+    )
 
 
 def test_ctrl_c_leaves_no_traceback(inputs: Path, tmp_path: Path) -> None:
