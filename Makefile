@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench setup
+.PHONY: demo test lint bench fuzz setup
 
 demo: setup
 	$(BIN)/python demo/demo.py
@@ -26,6 +26,17 @@ bench: setup
 	$(BIN)/python benchmarks/parallel.py --output benchmarks/parallel.md
 	$(BIN)/python benchmarks/memory.py --output benchmarks/memory.md
 	$(BIN)/python benchmarks/checkpoints.py --output benchmarks/checkpoints.md
+
+# How long each reader of data files is fed with changed files, and where what was found is kept.
+SECONDS_A_TARGET ?= 60
+FUZZ_CORPUS ?= /tmp/runformer-fuzz
+
+fuzz: $(VENV)/ready-to-fuzz
+	$(BIN)/python tests/fuzz/fuzz.py all --seconds $(SECONDS_A_TARGET) --corpus $(FUZZ_CORPUS)
+
+$(VENV)/ready-to-fuzz: $(VENV)/ready
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
+	touch $@
 
 setup: $(VENV)/ready
 

@@ -6,13 +6,14 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from runformer.cli import checkpoint, config, convert, doctor, plan, preprocess
+from runformer.cli import checkpoint, config, convert, data, doctor, plan, preprocess
 from runformer.cli.report import reporting_errors
 
 _COMMANDS: Mapping[str, Callable[[Sequence[str]], int | None]] = {
     "checkpoint": checkpoint.main,
     "config": config.main,
     "convert": convert.main,
+    "data": data.main,
     "doctor": doctor.main,
     "plan": plan.main,
     "preprocess": preprocess.main,
@@ -23,8 +24,8 @@ def main(argv: Sequence[str]) -> int:
     """Run one command and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m runformer",
-        description="Prepare data for tasks, explain their keys, plan them, convert weights, look after checkpoints, "
-        "and look over this machine. "
+        description="Prepare data for tasks and look into it, explain their keys, plan them, convert weights, look "
+        "after checkpoints, and look over this machine. "
         "Tasks themselves are run by: python run_mindformer.py --config X.yaml …",
     )
     parser.add_argument("--debug", action="store_true", help="show where an error comes from")

@@ -54,6 +54,16 @@ def tiny(repository: Path, tmp_path: Path) -> TinyTask:
 
 
 @pytest.fixture
+def table_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The datasets library keeps what it makes in a folder of this test."""
+    import datasets
+
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    return cache
+
+
+@pytest.fixture
 def no_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
     """No plug-in is registered yet, and those that a test loads are gone after it."""
     monkeypatch.setattr(REGISTRY, "_entries", {})

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from runformer.data.megatron import IndexedWriter
 from runformer.data.mindrecord import Column, MindRecordWriter
 
 CONFIG = """
@@ -99,4 +100,30 @@ def make_tiny_task(repository: Path, folder: Path) -> TinyTask:
             # Every other row counts for little: ranks then have very different numbers of tokens.
             labels = np.where(random.random(17) < (0.3, 0.9)[row % 2], -100, tokens).astype(np.int32)
             writer.write([{"input_ids": tokens, "labels": labels}])
+    return TinyTask(repository, folder)
+
+
+MEGATRON_LOADER = """
+  data_loader:
+    type: BlendedMegatronDatasetDataLoader
+    datasets_type: GPTDataset
+    sizes: [20, 4, 0]
+    config: {seed: 5, split: "8, 2, 0", seq_length: 16, eod: 1, pad: -1, data_path: ['0.3', one, '0.7', two]}
+  input_columns: [input_ids, labels, loss_mask, position_ids, attention_mask]
+"""
+
+
+def make_megatron_task(repository: Path, folder: Path) -> TinyTask:
+    """The tiny task with two indexed datasets in place of its MindRecord file."""
+    mindrecord = """
+  data_loader: {type: MindDataset, dataset_dir: data.mindrecord, shuffle: True}
+  input_columns: [input_ids, labels]
+"""
+    assert mindrecord in CONFIG
+    (folder / "config.yaml").write_text(CONFIG.replace(mindrecord, MEGATRON_LOADER))
+    random = np.random.default_rng(1)
+    for name, documents in (("one", 9), ("two", 30)):
+        with IndexedWriter(folder / name) as writer:
+            for length in random.integers(2, 40, documents):
+                writer.add([*random.integers(2, 64, length), 1])
     return TinyTask(repository, folder)

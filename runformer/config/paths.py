@@ -37,6 +37,11 @@ def display(path: Path) -> str:
     return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else str(whole)
 
 
+def by_flag(flag: str, text: str = " (--{} PATH gives another)") -> str:
+    """``text`` with the flag that would help; nothing for an item of a list, into which no flag leads."""
+    return "" if "[" in flag else text.format(flag)
+
+
 def existing(report: Report, key: str, name: str, *, flag: str) -> Path | None:
     """The absolute path of a file or folder that must be there; in a plan None, and the key is to be filled in.
 
@@ -47,7 +52,7 @@ def existing(report: Report, key: str, name: str, *, flag: str) -> Path | None:
     if is_there(path):
         return path
     advice = "replace this placeholder" if is_placeholder(name) else f"there is nothing at {cut(display(path))}"
-    text = f"is {cut(name)!r}: {advice} (--{flag} PATH gives another)"
+    text = f"is {cut(name)!r}: {advice}{by_flag(flag)}"
     if not report.planning:
         raise report.failure(key, text)
     report.fill_in(key, text)

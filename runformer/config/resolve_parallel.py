@@ -306,6 +306,17 @@ def _check_positions(sizes: Sizes, config: Config, model: ModelTask, report: Rep
     if spread and model.sequence_length is not None and model.sequence_length % shares:
         text = f"shares positions out over {shares} devices, which do not divide seq_length {model.sequence_length}"
         report.error(f"{_SECTION}.use_seq_parallel", text)
+    _check_padding(shares if spread else sizes.context, config, report)
+
+
+def _check_padding(shares: int, config: Config, report: Report) -> None:
+    """Rows that are padded to their batch's longest have a number of positions that devices can share out."""
+    dataset = config.train_dataset
+    extra = 0 if config.model.model_config.input_sliced_sig else 1
+    if dataset.dynamic_batch and (dataset.divisor % shares or (dataset.remainder - extra) % shares):
+        path = "train_dataset.divisor" if dataset.divisor % shares else "train_dataset.remainder"
+        text = f"gives padded rows a number of positions that {shares} devices cannot share out"
+        report.error(path, f"{text}: divisor {shares}, remainder {extra} would do")
 
 
 def _check_context(sizes: Sizes, config: Config, model: ModelTask, report: Report) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from runformer.config.paths import absolute, is_placeholder, is_there
+from runformer.config.paths import absolute, by_flag, is_placeholder, is_there
 from runformer.config.problems import Report
 from runformer.config.resolve_model import is_legacy
 from runformer.config.sections import Config
+from runformer.config.sections.predict import Tokenizer
 from runformer.config.task import GenerationOptions, ModelTask, PredictTask, TokenizerOptions
 
 _TOKENIZER = "processor.tokenizer"
@@ -67,14 +68,20 @@ def _generation(config: Config, model: ModelTask, report: Report) -> GenerationO
 
 def tokenizer_options(config: Config, model: ModelTask, report: Report, *, predicting: bool) -> TokenizerOptions:
     """Where the tokenizer lies. Training needs none: files that are not there matter in prediction only."""
-    tokenizer = config.processor.tokenizer
+    return tokenizer_of(config.processor.tokenizer, _TOKENIZER, model.pretrained_dir, report, needed=predicting)
+
+
+def tokenizer_of(
+    tokenizer: Tokenizer, path: str, directory: Path | None, report: Report, *, needed: bool
+) -> TokenizerOptions:
+    """What a section ``path`` about a tokenizer says; files that are not there matter where it is ``needed``."""
     files = {
-        name: _file(name, getattr(tokenizer, name), report, predicting=predicting)
+        name: _file(f"{path}.{name}", getattr(tokenizer, name), report, needed=needed)
         for name in ("tokenizer_file", "vocab_file", "merges_file")
     }
     special = {name: getattr(tokenizer, name) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
     return TokenizerOptions(
-        directory=model.pretrained_dir,
+        directory=directory,
         kind=tokenizer.type,
         special_tokens={name: token for name, token in special.items() if token is not None},
         add_bos_token=tokenizer.add_bos_token,
@@ -84,18 +91,16 @@ def tokenizer_options(config: Config, model: ModelTask, report: Report, *, predi
     )
 
 
-def _file(name: str, value: str | None, report: Report, *, predicting: bool) -> Path | None:
+def _file(key: str, value: str | None, report: Report, *, needed: bool) -> Path | None:
     if not value:
         return None
     path = absolute(value)
     if is_there(path) and path.is_file():
         return path
-    if not predicting:
+    if not needed:
         return None
     if is_placeholder(value) and not report.planning:
-        report.notice(f"{_TOKENIZER}.{name}: {value!r} is a placeholder; the tokenizer beside the weights is taken")
+        report.notice(f"{key}: {value!r} is a placeholder; the tokenizer beside the weights is taken")
         return None
-    report.fill_in(
-        f"{_TOKENIZER}.{name}", f"is {value!r}: there is no such file (--{_TOKENIZER}.{name} PATH gives another)"
-    )
+    report.fill_in(key, f"is {value!r}: there is no such file{by_flag(key)}")
     return None

@@ -7,7 +7,9 @@ A section of the YAML is a dataclass; each field is declared with one of
 - ``refused``: only "off" values are accepted, for the reason given;
 - ``group``: the key holds a section of its own.
 
-Keys that only others have, of which nothing is kept, stand in a table ``OTHERS`` of the dataclass instead.
+Keys that only others have, of which nothing is kept, stand in a table ``OTHERS`` of the dataclass instead. A dataclass
+with a field named by ``REST`` keeps all keys that it does not know in there, where its ``type`` is one of
+``REST_TYPES`` (all, if it has none); whoever uses them checks them.
 
 Unknown keys, wrong types and values out of bounds are all gathered in a ``Report``.
 """
@@ -33,7 +35,7 @@ Role = Literal["sets", "no effect", "refused", "group"]
 Mode = Literal["train", "eval", "predict"]
 
 # What a user writes to say "off": such a value asks for nothing, so nothing needs to be said about it.
-_OFF: tuple[object, ...] = (None, False, "", "None", "off", "none")
+OFF: tuple[object, ...] = (None, False, "", "None", "off", "none")
 _BEYOND_INTEGERS = 2**63
 _LONGEST_SHOWN = 60  # characters of a value in a message
 MAX_SUGGESTIONS = 50  # in one file: each is looked for in the whole schema
@@ -45,8 +47,9 @@ class Key:
 
     ``about`` is the Task field for ``sets``, otherwise the reason. ``least`` and ``most`` are inclusive bounds,
     ``above`` an exclusive one; a number must be finite unless ``most`` is infinite. ``variants`` maps the ``type``
-    of a list's items to their dataclasses. ``plugin`` is the kind of plug-in that a ``type`` may also name.
-    ``accepted`` values of a key that is refused pass, and those of a key without effect are not worth a word.
+    of a list's items to their dataclasses; others are read as ``otherwise``. ``plugin`` is the kind of plug-in that a
+    ``type`` may also name. ``accepted`` values of a key that is refused pass, and those of a key without effect are
+    not worth a word.
     """
 
     role: Role
@@ -60,6 +63,7 @@ class Key:
     open: bool = False
     modes: tuple[Mode, ...] = ("train", "eval", "predict")
     variants: Mapping[str, type] | None = None
+    otherwise: type | None = None
     plugin: Kind | None = None
     accepted: tuple[object, ...] = ()
 
@@ -101,6 +105,8 @@ def slots_of(section: type) -> Mapping[str, Slot]:
     hints = typing.get_type_hints(section)
     result: dict[str, Slot] = {}
     for item in fields(section):
+        if item.name == getattr(section, "REST", None):
+            continue
         slot = Slot(item.name, hints[item.name], item.metadata["key"], item.default)
         result.update(dict.fromkeys((item.name, *slot.key.aliases), slot))
     others: Mapping[str, Key] = getattr(section, "OTHERS", {})
@@ -135,6 +141,16 @@ def paths_of(root: type, name: str, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{known}"
         if inner is not None:
             yield from paths_of(inner, name, f"{prefix}{known}.")
+
+
+def _rest_of(section: type, node: Node) -> str | None:
+    """The field that keeps the keys which a section does not know, if it keeps them."""
+    field_name: str | None = getattr(section, "REST", None)
+    types_: tuple[str, ...] | None = getattr(section, "REST_TYPES", None)
+    kind = node.value.get("type") if isinstance(node.value, dict) else None
+    if types_ is not None and (kind is None or kind.node.value not in types_):
+        return None
+    return field_name
 
 
 def _members(hint: Any) -> tuple[Any, ...]:
@@ -220,12 +236,16 @@ class Reader:
             return typing.cast(T, self._read_before[before])
         slots = slots_of(typing.cast(type, section))
         chosen: dict[str, tuple[str, Entry]] = {}
+        rest = _rest_of(section, node)
+        values: dict[str, Any] = {}
         for name, entry in node.value.items():
             if name in slots:
                 self._choose(chosen, slots[name], name, entry, path)
+            elif rest is not None:
+                values.setdefault(rest, {})[name] = plain(entry.node)
+                self.report.record(f"{path}{name}", f"{path}{name}", entry.key)
             elif not open_:
                 self._unknown(section, name, entry, path)
-        values: dict[str, Any] = {}
         for field_name, (name, entry) in chosen.items():
             place = entry.key if entry.key.on_command_line else entry.node.place
             self.report.record(f"{path}{field_name}", f"{path}{name}", place)
@@ -266,9 +286,9 @@ class Reader:
         value = self._value(slot, slot.hint, node, path, quiet)
         if self._within_limits(slot.key, value, path) and slot.has_field:
             values[slot.name] = value
-        if slot.key.role == "no effect" and value not in (*_OFF, *slot.key.accepted) and not quiet:
+        if slot.key.role == "no effect" and value not in (*OFF, *slot.key.accepted) and not quiet:
             self.report.no_effect(path, slot.key.about)
-        if slot.key.role == "refused" and value not in (*_OFF, slot.default, *slot.key.accepted):
+        if slot.key.role == "refused" and value not in (*OFF, slot.default, *slot.key.accepted):
             self.report.error(path, f"cannot be {_shown(value)}: {slot.key.about}")
 
     def _value(self, slot: Slot, hint: Any, node: Node, path: str, quiet: bool) -> Any:
@@ -284,7 +304,10 @@ class Reader:
             items = (self._variant(slot.key, others, item, f"{path}[{index}]", quiet) for index, item in numbered)
             return [item for item in items if item is not None]
         if isinstance(node.value, list) and typing.get_origin(hint) is list:
-            return [self._value(slot, typing.get_args(hint)[0], item, path, quiet) for item in node.value]
+            inner = typing.get_args(hint)[0]
+            numbered = enumerate(node.value)
+            places = ((f"{path}[{index}]" if is_dataclass(inner) else path, item) for index, item in numbered)
+            return [self._value(slot, inner, item, place, quiet) for place, item in places]
         if hint in (int, float):
             return hint(node.value)
         return node.text if hint is str and not isinstance(node.value, str) else plain(node)
@@ -310,7 +333,7 @@ class Reader:
         plugin = self._plugin(key, node, path)
         if plugin is not None:
             return plugin
-        section = others if key.variants is None else key.variants.get(name)
+        section = (key.variants or {}).get(name, others if key.variants is None else key.otherwise)
         if section is None:
             near = nearest(name, (*(key.variants or {}), *(REGISTRY.of_kind(key.plugin) if key.plugin else ())))
             text = f": did you mean {near!r}?" if near else "; plug-ins are found in the folder of --register_path"

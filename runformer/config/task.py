@@ -12,7 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from runformer.config.data_sources import MegatronFiles as MegatronFiles
+from runformer.config.data_sources import MindRecordFiles as MindRecordFiles
+from runformer.config.dataset import DataOptions as DataOptions
+from runformer.config.dataset import DataSource as DataSource
+from runformer.config.dataset import DocumentOptions as DocumentOptions
+from runformer.config.dataset import PaddingOptions as PaddingOptions
+from runformer.config.dataset import Shuffle as Shuffle
 from runformer.config.layout import ParallelOptions, SearchOptions
+from runformer.config.options import PluginOptions as PluginOptions
+from runformer.config.options import TokenizerOptions as TokenizerOptions
 from runformer.errors import ConfigError
 
 DType = Literal["float64", "float32", "bfloat16", "float16"]
@@ -139,83 +148,6 @@ class LoadOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class PluginOptions:
-    """A part of a run that a plug-in makes: the name it is registered under, and the arguments that it is given."""
-
-    kind: str
-    parameters: Mapping[str, Any]
-
-
-Shuffle = Literal["reference", "hashed"]
-
-
-@dataclass(frozen=True, slots=True)
-class DocumentOptions:
-    """Rows that hold several documents, and what starts anew at each.
-
-    A document ends behind a token ``eod``; with None it is the loader that says where documents begin. ``attention``
-    sees nothing before its document, ``positions`` count from 0 in each, and ``eod_counts`` says whether the loss
-    counts what is predicted from an ``eod``.
-    """
-
-    eod: int | None = None
-    attention: bool = True
-    positions: bool = True
-    eod_counts: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class PaddingOptions:
-    """Rows of any length, padded to the longest of a batch, rounded up to a multiple of ``divisor`` + ``remainder``."""
-
-    divisor: int = 1
-    remainder: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class MindRecordFiles:
-    """MindRecord files; a folder stands for all files in it whose names end in ``mindrecord`` and a number or none."""
-
-    paths: tuple[Path, ...]
-
-
-DataSource = MindRecordFiles
-
-
-@dataclass(frozen=True, slots=True)
-class DataOptions:
-    """One dataset of token rows.
-
-    ``columns`` are those of the source, in the order (tokens, labels, ignored…). With ``already_shifted``
-    rows have ``sequence_length`` tokens and labels are the next tokens; otherwise rows have one more,
-    inputs are ``[:-1]`` and labels ``[1:]``. With ``handlers`` a row is what these, one after the other, make
-    of a record, and ``columns`` are those of the last one. ``shuffle`` None is the order of the files,
-    "reference" MindSpore's shuffle number for number, "hashed" a permutation that takes no memory. A dataset is passed
-    over ``repeat`` times in an epoch.
-    """
-
-    source: DataSource
-    columns: tuple[str, ...]
-    shuffle: Shuffle | None
-    seed: int
-    num_samples: int | None = None
-    drop_remainder: bool = True
-    repeat: int = 1
-    already_shifted: bool = False
-    pad_token_id: int | None = None
-    ignore_token_id: int = -100
-    documents: DocumentOptions | None = None
-    padding: PaddingOptions | None = None
-    section: str = "train_dataset"  # of the task file, for messages
-    handlers: tuple[PluginOptions, ...] = ()
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """The files and folders it is read from."""
-        return self.source.paths
-
-
-@dataclass(frozen=True, slots=True)
 class OptimizerOptions:
     """AdamW with decoupled weight decay (arXiv:1711.05101); without ``bias_correction`` moments count as they are."""
 
@@ -332,23 +264,6 @@ class EvaluationTask:
     batch_size: int
     every_steps: int | None = None
     every_epochs: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TokenizerOptions:
-    """Where a tokenizer lies and what the YAML says about it. All None: beside the weights."""
-
-    directory: Path | None = None
-    kind: str | None = None
-    tokenizer_file: Path | None = None
-    vocab_file: Path | None = None
-    merges_file: Path | None = None
-    special_tokens: Mapping[str, str] = field(
-        default_factory=dict
-    )  # "bos_token", "eos_token", "pad_token", "unk_token"
-    add_bos_token: bool | None = None
-    add_eos_token: bool | None = None
-    chat_template: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,9 @@ Shapes: B rows, L positions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,33 +24,51 @@ class TokenBatch:
         labels_BL: int64; the token after each position, or -100 where the position does not count.
         keep_BL: bool; False where the input token is padding, which attention should not see as a key.
         needs_key_mask: whether plain causal attention would let a counted position see padding.
+        documents_BL: int32; attention does not look from a position to one with another number. None: rows are whole.
+        positions_BL: int64; each position's place in its document. None: 0, 1, 2, … in each row.
     """
 
     inputs_BL: Tensor
     labels_BL: Tensor
     keep_BL: Tensor
     needs_key_mask: bool
+    documents_BL: Tensor | None = None
+    positions_BL: Tensor | None = None
 
     @classmethod
-    def of(cls, inputs_BL: Tensor, labels_BL: Tensor, keep_BL: Tensor) -> TokenBatch:
+    def of(
+        cls,
+        inputs_BL: Tensor,
+        labels_BL: Tensor,
+        keep_BL: Tensor,
+        documents_BL: Tensor | None = None,
+        positions_BL: Tensor | None = None,
+    ) -> TokenBatch:
         """Make a batch, finding out whether it needs a key mask.
 
         Padding at the end of a row needs none: no real token comes after it, causal attention hides it from all
         before it, and what padding itself computes counts nowhere. Only a real token behind padding would see it.
         """
-        real_after_padding = ~keep_BL[:, :-1] & keep_BL[:, 1:]
-        return cls(inputs_BL, labels_BL, keep_BL, bool(real_after_padding.any()))
+        needs_key_mask = not keep_BL.all() and bool((~keep_BL[:, :-1] & keep_BL[:, 1:]).any())
+        return cls(inputs_BL, labels_BL, keep_BL, needs_key_mask, documents_BL, positions_BL)
 
     def __len__(self) -> int:
         """The number of rows."""
         return self.inputs_BL.shape[0]
 
+    def _map(self, change: Callable[[Tensor], Tensor]) -> TokenBatch:
+        """The same with every tensor changed."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed: dict[str, Any] = {name: change(item) for name, item in values.items() if torch.is_tensor(item)}
+        return replace(self, **changed)
+
     def to(self, device: torch.device) -> TokenBatch:
-        """The same batch on another device."""
-        inputs_BL, labels_BL, keep_BL = (
-            tensor.to(device, non_blocking=True) for tensor in (self.inputs_BL, self.labels_BL, self.keep_BL)
-        )
-        return TokenBatch(inputs_BL, labels_BL, keep_BL, self.needs_key_mask)
+        """The same batch on another device; a pinned one is on its way when this returns."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> TokenBatch:
+        """The same batch in memory that an accelerator copies from by itself."""
+        return self._map(lambda tensor: tensor.pin_memory())
 
     def without_labels(self) -> TokenBatch:
         """The same rows with no position that counts."""
@@ -59,14 +79,15 @@ class TokenBatch:
         lacking = max(0, rows - len(self))
         if lacking == 0:
             return self
-        inputs_BL, labels_BL, keep_BL = (
-            torch.cat([tensor, tensor[:1].expand(lacking, -1)])
-            for tensor in (self.inputs_BL, self.labels_BL, self.keep_BL)
-        )
-        labels_BL[len(self) :] = IGNORED
-        return TokenBatch(inputs_BL, labels_BL, keep_BL, self.needs_key_mask)
+        padded = self._map(lambda tensor: torch.cat([tensor, tensor[:1].expand(lacking, -1)]))
+        padded.labels_BL[len(self) :] = IGNORED
+        return padded
 
     def split(self, rows: int) -> list[TokenBatch]:
         """Cut into batches of ``rows`` rows, the last one perhaps shorter."""
-        cuts = [slice(begin, begin + rows) for begin in range(0, len(self), rows)]
-        return [TokenBatch.of(self.inputs_BL[cut], self.labels_BL[cut], self.keep_BL[cut]) for cut in cuts]
+        parts = []
+        for begin in range(0, len(self), rows):
+            tensors = (self.inputs_BL, self.labels_BL, self.keep_BL, self.documents_BL, self.positions_BL)
+            cut = [None if tensor is None else tensor[begin : begin + rows] for tensor in tensors]
+            parts.append(TokenBatch.of(*cut))  # type: ignore[arg-type]
+        return parts

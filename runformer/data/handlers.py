@@ -6,9 +6,9 @@ Shape: T tokens in a row.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from runformer.config.task import PluginOptions
 from runformer.data.records import Records
@@ -21,16 +21,19 @@ class HandledRecords(Records):
     """The records of a dataset as data handlers, one after the other, leave them.
 
     The first one gets all columns, the next what that one gives. ``section`` of the task file
-    is named in messages.
+    is named in messages. ``of_tokens``: what the last one gives are rows of tokens; otherwise it may be anything.
 
     Raises:
         ConfigError: a handler cannot be made.
     """
 
-    def __init__(self, records: Records, handlers: Sequence[PluginOptions], section: str) -> None:
+    def __init__(
+        self, records: Records, handlers: Sequence[PluginOptions], section: str, *, of_tokens: bool = True
+    ) -> None:
         self._records = records
         self.name = records.name
         self._section = section
+        self._of_tokens = of_tokens
         self._stored = records.column_names
         self._handlers = []
         for options in handlers:
@@ -51,8 +54,8 @@ class HandledRecords(Records):
         names = ", ".join(plugin.name for plugin, _ in self._handlers)
         return f"{self._records.describe(record)}, as left by {names}"
 
-    def read_columns(self, record: int, columns: Sequence[str]) -> dict[str, NDArray[np.integer]]:
-        """Some columns of one record, (T,) each.
+    def read_columns(self, record: int, columns: Sequence[str]) -> dict[str, Any]:
+        """Some columns of one record, those of tokens (T,) each.
 
         Raises:
             DataError: the record is damaged, a handler fails, or gives something else.
@@ -72,10 +75,12 @@ class HandledRecords(Records):
         assert isinstance(row, Mapping)
         return row
 
-    def _column(self, record: int, name: str, row: Mapping[str, object]) -> NDArray[np.integer]:
+    def _column(self, record: int, name: str, row: Mapping[str, object]) -> object:
         if name not in row:
             text = f"{self.describe(record)}: there is no column {name!r}, but {', '.join(map(str, row)) or 'none'}"
             raise DataError(text, hint=f"{self._section}.input_columns names the columns of the last handler's records")
+        if not self._of_tokens:
+            return row[name]
         values = np.asarray(row[name])
         if values.ndim != 1 or values.dtype.kind not in "iu":
             text = f"{self.describe(record)}: {name!r} is {values.dtype} {list(values.shape)}"

@@ -32,6 +32,7 @@ class BatchLoader:
         repeat: passes over the dataset in an epoch.
         rank: which of several processes this is; of each batch it gets rows ``rank``, ``rank + world_size``, ….
         world_size: how many processes share each batch.
+        pin: whether batches are made ready for an accelerator to copy.
 
     Raises:
         DataError: there are not enough samples for one batch.
@@ -48,7 +49,9 @@ class BatchLoader:
         repeat: int = 1,
         rank: int = 0,
         world_size: int = 1,
+        pin: bool = False,
     ) -> None:
+        self._pin = pin
         self._share = slice(rank, None, world_size)
         self._dataset = dataset
         self._order = order
@@ -80,15 +83,13 @@ class BatchLoader:
     def _rows(self, samples: Order) -> TokenBatch:
         """This process's rows of a batch; where there are none for it, one row in which nothing counts."""
         share = samples[self._share]
-        if len(share):
-            return self._dataset.rows(share)
-        return self._dataset.rows(samples[:1]).without_labels()
+        batch = self._dataset.rows(share) if len(share) else self._dataset.rows(samples[:1]).without_labels()
+        return batch.pinned() if self._pin else batch
 
     def _sample_runs(self, cursor: int) -> Iterator[Order]:
         number, offset = divmod(cursor, self.samples_per_pass)
         while True:
-            for begin in range(offset, self.samples_per_pass, self.batch_size):
-                yield self._order.span(number, begin, min(begin + self.batch_size, self.samples_per_pass))
+            yield from self._order.runs(number, offset, self.samples_per_pass, self.batch_size)
             number, offset = number + 1, 0
 
 

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,3 +49,45 @@ def best_fit(lengths: Sequence[int] | NDArray[np.integer], capacity: int) -> lis
             with_room.setdefault(left, []).append(row)
             rooms |= 1 << left
     return sorted(map(sorted, rows))
+
+
+def count_rows(lengths: Mapping[int, int], capacity: int) -> int:
+    """How many rows ``best_fit`` makes of so many documents of each length, in little time and memory.
+
+    Args:
+        lengths: tokens of a document → how many documents have them.
+        capacity: tokens of a row.
+
+    Raises:
+        ValueError: a document is empty or longer than a row.
+    """
+    if lengths and not 1 <= min(lengths) <= max(lengths) <= capacity:
+        raise ValueError(f"documents have {min(lengths)} to {max(lengths)} tokens, not 1 to {capacity}")
+    rows = 0
+    with_room: Counter[int] = Counter()  # tokens that still fit → how many rows
+    for size in sorted(lengths, reverse=True):
+        left = lengths[size]
+        for room in sorted(room for room in with_room if room >= size):
+            left -= _fill(with_room, room, min(with_room[room], -(-left // (room // size))), size, left)
+            if left == 0:
+                break
+        if left:
+            new = -(-left // (capacity // size))
+            rows += new
+            with_room[capacity] += new
+            _fill(with_room, capacity, new, size, left)
+    return rows
+
+
+def _fill(with_room: Counter[int], room: int, rows: int, size: int, documents: int) -> int:
+    """Put documents of one size into some of the rows with this room, one row after another; how many went in."""
+    each = room // size
+    full, rest = divmod(min(documents, rows * each), each)
+    with_room[room] -= full + (rest > 0)
+    with_room[room - each * size] += full
+    if rest:
+        with_room[room - rest * size] += 1
+    for gone in (room, 0):
+        if not with_room[gone] or not gone:
+            del with_room[gone]
+    return full * each + rest

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, Union, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +19,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from runformer.config.task import DType, ModelOptions, Precision
+from runformer.models.blocks import attend_in_blocks
 from runformer.models.layers import Embedding, Linear, RMSNorm, apply_rope, at_least_float32, side_by_side, swiglu
 from runformer.models.part import Stage
 from runformer.models.randomness import Place
 from runformer.models.recall import recalling
 from runformer.models.rope import rope_frequencies, rope_tables
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 TORCH_DTYPES: dict[DType, torch.dtype] = {
     "float64": torch.float64,
@@ -42,6 +46,7 @@ class LayerCache(Protocol):
 
 
 Rope = tuple[Tensor, Tensor]
+Mask = Union[Tensor, "BlockMask"]
 
 
 class Attention(nn.Module):
@@ -68,8 +73,8 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(options.head_dim, options.rms_norm_eps, norm) if options.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(options.head_dim, options.rms_norm_eps, norm) if options.qk_norm else nn.Identity()
 
-    def forward(self, x_BLD: Tensor, rope: Rope, mask: Tensor | None, cache: LayerCache | None) -> Tensor:
-        """Attend; ``mask`` is boolean, ``(B | 1, 1, L, S)``, True where a key is seen.
+    def forward(self, x_BLD: Tensor, rope: Rope, mask: Mask | None, cache: LayerCache | None) -> Tensor:
+        """Attend; ``mask`` is boolean, ``(B | 1, 1, L, S)``, True where a key is seen, or a block mask.
 
         None is causal; a single position then sees the whole cache.
         """
@@ -98,8 +103,10 @@ class Attention(nn.Module):
             del self.q_proj, self.k_proj, self.v_proj
 
 
-def _attend(q_BHLK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Tensor | None) -> Tensor:
+def _attend(q_BHLK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask | None) -> Tensor:
     """Attention of every head, ``(B, L, H, K)`` or, where L is 1, ``(B, G, H / G, K)``."""
+    if mask is not None and not isinstance(mask, Tensor):
+        return attend_in_blocks(q_BHLK, k_BGSK, v_BGSK, mask).transpose(1, 2)
     heads, length, kv_heads = q_BHLK.shape[1], q_BHLK.shape[2], k_BGSK.shape[1]
     if length == 1:
         # The heads of a group read the same keys: as rows of one product they read them once.
@@ -161,7 +168,7 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(options.hidden_size, options.rms_norm_eps, norm)
         self.recalls = False
 
-    def forward(self, x_BLD: Tensor, rope: Rope, mask: Tensor | None, cache: LayerCache | None) -> Tensor:
+    def forward(self, x_BLD: Tensor, rope: Rope, mask: Mask | None, cache: LayerCache | None) -> Tensor:
         """``(B, L, D)`` to ``(B, L, D)``."""
         x_BLD = self._on_normed(self.self_attn, self.input_layernorm, x_BLD, rope, mask, cache).add_(x_BLD)
         mlp_BLD = self._on_normed(self.mlp, self.post_attention_layernorm, x_BLD)
@@ -204,7 +211,7 @@ class Decoder(nn.Module):
         x: Tensor,
         *,
         positions: Tensor | None = None,
-        mask: Tensor | None = None,
+        mask: Mask | None = None,
         caches: Sequence[LayerCache] | None = None,
     ) -> Tensor:
         """Hidden states ``(B, L, D)`` after the last layer here, and after the final norm where that is here.
@@ -286,7 +293,7 @@ class CausalLM(nn.Module):
         x: Tensor,
         *,
         positions: Tensor | None = None,
-        mask: Tensor | None = None,
+        mask: Mask | None = None,
         caches: Sequence[LayerCache] | None = None,
     ) -> Tensor:
         """Hidden states ``(B, L, D)``: training and generation each need logits of only some of them.

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from runformer.data import IGNORED
 from runformer.data.batch import TokenBatch
-from runformer.models.decoder import CausalLM, LayerCache
+from runformer.models.blocks import block_mask
+from runformer.models.decoder import CausalLM, LayerCache, Mask
 from runformer.models.part import Span, even_spans
 from runformer.parallel.collectives import gather_positions
 from runformer.parallel.group import Group
@@ -30,6 +31,7 @@ class Inputs:
         labels_BC: int64, as in ``TokenBatch``.
         rows_B: numbers of the rows in the global batch.
         positions_C: of these tokens in their rows.
+        places_BC: of these tokens in their documents, where positions start anew in each; None: ``positions_C``.
         mask: which keys each query sees; None: plain causal attention.
         counted: how many positions here count in the loss.
         keys: for each layer, where the keys of earlier positions come from; None: all are here.
@@ -39,12 +41,18 @@ class Inputs:
     labels_BC: Tensor
     rows_B: Tensor
     positions_C: Tensor
-    mask: Tensor | None
+    places_BC: Tensor | None
+    mask: Mask | None
     counted: int
     keys: Sequence[LayerCache] | None
 
+    @property
+    def rotary(self) -> Tensor:
+        """The positions that turn queries and keys: ``(C,)`` or ``(B, C)``."""
+        return self.positions_C if self.places_BC is None else self.places_BC
 
-def inputs_of(batch: TokenBatch, rows_B: Tensor, context: Group, layers: int) -> Inputs:
+
+def inputs_of(batch: TokenBatch, rows_B: Tensor, context: Group, layers: int, *, blocks: bool = False) -> Inputs:
     """A batch's part for one of the processes that share its sequences.
 
     Args:
@@ -52,17 +60,21 @@ def inputs_of(batch: TokenBatch, rows_B: Tensor, context: Group, layers: int) ->
         rows_B: their numbers in the global batch.
         context: those processes; each has consecutive positions, as many as the others.
         layers: how many there are in the model's stage.
+        blocks: as for ``attention_mask``.
     """
     begin, end = even_spans(batch.inputs_BL.shape[1], context.size)[context.rank]
     counted = int((batch.labels_BL[:, begin:end] != IGNORED).sum())  # here, where nothing has to be waited for
     batch = batch.to(context.device)
     positions_C = torch.arange(begin, end, device=batch.inputs_BL.device)
-    if context.size == 1:
-        return Inputs(batch.inputs_BL, batch.labels_BL, rows_B, positions_C, attention_mask(batch), counted, None)
-    mask = attention_mask(batch, (begin, end))
-    keys = [_SharedKeys(context, end)] * layers
-    own = slice(begin, end)
-    return Inputs(batch.inputs_BL[:, own], batch.labels_BL[:, own], rows_B, positions_C, mask, counted, keys)
+    mask = attention_mask(batch, (begin, end), blocks=blocks)
+    keys = None if context.size == 1 else [_SharedKeys(context, end)] * layers
+    inputs_BC, labels_BC, places_BC = (
+        tensor if tensor is None or context.size == 1 else tensor[:, begin:end]
+        for tensor in (batch.inputs_BL, batch.labels_BL, batch.positions_BL)
+    )
+    assert inputs_BC is not None
+    assert labels_BC is not None
+    return Inputs(inputs_BC, labels_BC, rows_B, positions_C, places_BC, mask, counted, keys)
 
 
 def enter_place(model: CausalLM, inputs: Inputs) -> None:
@@ -70,23 +82,31 @@ def enter_place(model: CausalLM, inputs: Inputs) -> None:
     model.place.rows_B, model.place.positions_L = inputs.rows_B, inputs.positions_C
 
 
-def attention_mask(batch: TokenBatch, queries: Span | None = None) -> Tensor | None:
+def attention_mask(batch: TokenBatch, queries: Span | None = None, *, blocks: bool = False) -> Mask | None:
     """Which keys each query sees, boolean ``(B, 1, C, S)``; None where plain causal attention gives the same.
 
-    Keys that are padding are hidden, in the middle of a row too, as the original does. A query always sees
-    itself: a row of the mask without any key would give NaN.
+    Keys that are padding are hidden, in the middle of a row too, as the original does, and so are those of other
+    documents. A query always sees itself: a row of the mask without any key would give NaN.
 
     Args:
         batch: whole rows.
         queries: the positions that look, at keys up to the last of them; None: all.
+        blocks: whether documents make a ``BlockMask``, by which whole blocks of keys are passed over.
     """
-    length = batch.inputs_BL.shape[1]
+    length, device = batch.inputs_BL.shape[1], batch.inputs_BL.device
     begin, end = queries or (0, length)
-    if not batch.needs_key_mask:
+    if batch.documents_BL is None and not batch.needs_key_mask:
         return None if begin == 0 else _causal_at_the_end(end - begin, end)
-    queries_C1 = torch.arange(begin, end, device=batch.inputs_BL.device).unsqueeze(1)
-    keys_S = torch.arange(end, device=batch.inputs_BL.device)
-    return ((keys_S <= queries_C1) & batch.keep_BL[:, None, None, :end]) | (keys_S == queries_C1)
+    if batch.documents_BL is not None and blocks:
+        return block_mask(batch.documents_BL, batch.keep_BL, (begin, end))
+    queries_C1 = torch.arange(begin, end, device=device).unsqueeze(1)
+    keys_S = torch.arange(end, device=device)
+    seen = keys_S <= queries_C1
+    if batch.needs_key_mask:
+        seen = seen & batch.keep_BL[:, None, None, :end]
+    if batch.documents_BL is not None:
+        seen = seen & (batch.documents_BL[:, None, begin:end, None] == batch.documents_BL[:, None, None, :end])
+    return seen | (keys_S == queries_C1)
 
 
 def _causal_at_the_end(queries: int, keys: int) -> Tensor:

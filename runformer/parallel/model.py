@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from runformer.config.task import ModelOptions, Precision
 from runformer.data.batch import TokenBatch
+from runformer.models.blocks import LEAST_HEAD
 from runformer.models.decoder import CausalLM
 from runformer.models.part import Part, Span, local
 from runformer.parallel.group import Group, collecting_gradients, copy_over_ranks
@@ -105,7 +106,8 @@ class ParallelModel:
         """What this process computes with of whole rows, which begin with its row ``first_row`` of a step."""
         copies, copy = self.mesh.options.data, self.mesh.place.data
         rows_B = torch.arange(first_row, first_row + len(batch), device=self.device) * copies + copy
-        return inputs_of(batch, rows_B, self.mesh.context, self.options.num_layers)
+        blocks = self.device.type == "cuda" and self.options.head_dim >= LEAST_HEAD
+        return inputs_of(batch, rows_B, self.mesh.context, self.options.num_layers, blocks=blocks)
 
     def set_key(self, key: int) -> None:
         """Say on what the random numbers of the next micro-batches hang."""
@@ -166,7 +168,7 @@ class ParallelModel:
 
     def _forward(self, module: nn.Module, inputs: Inputs, loss: Loss, number: int) -> Tensor:
         enter_place(self.stages[0], inputs)
-        hidden = module(inputs.tokens_BC, positions=inputs.positions_C, mask=inputs.mask, caches=inputs.keys)
+        hidden = module(inputs.tokens_BC, positions=inputs.rotary, mask=inputs.mask, caches=inputs.keys)
         return loss(self.stages[0], hidden, inputs, number)
 
     @torch.no_grad()

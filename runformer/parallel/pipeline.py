@@ -56,7 +56,7 @@ class _StageModule(nn.Module):
     def forward(self, x: Tensor, number: Tensor) -> Tensor:
         inputs = self.inputs[int(number)]
         enter_place(self.model, inputs)
-        hidden_BCD: Tensor = self.model(x, positions=inputs.positions_C, mask=inputs.mask, caches=inputs.keys)
+        hidden_BCD: Tensor = self.model(x, positions=inputs.rotary, mask=inputs.mask, caches=inputs.keys)
         return hidden_BCD
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
+import xxhash
 
 from runformer.errors import TokenizerError
 from runformer.tokenizer.chat import render_chat
@@ -175,6 +176,12 @@ class Tokenizer:
                 f"the tokenizer has token ids up to {largest}, but the model's vocabulary ends at {vocab_size - 1}",
                 hint="the tokenizer belongs to another model, or model.model_config.vocab_size is too small",
             )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of everything that ids of a text hang on: what was made with an equal one need not be made again."""
+        whole = repr((self._backend.to_str(), sorted(self.special_tokens.items()), self.chat_template))
+        return xxhash.xxh3_128_hexdigest(whole.encode(errors="surrogatepass"))
 
     def _special_id(self, name: str) -> int | None:
         token = self.special_tokens.get(name)

@@ -88,6 +88,7 @@ class Evaluator:
             num_samples=by_one.samples_per_pass,
             rank=self._mesh.place.data,
             world_size=self._mesh.options.data,
+            pin=self._mesh.world.device.type == "cuda",
         )
         self._options = options
         self._require_tokens(dataset.name)

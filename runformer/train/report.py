@@ -33,12 +33,14 @@ class Circumstances:
 
     Attributes:
         samples: rows of all ranks.
+        length: positions of each; where batches are padded to their longest row, those of this rank's.
         learning_rate: of its update.
         seconds: its whole time.
         waited: the part of that spent waiting for data.
     """
 
     samples: int
+    length: int
     learning_rate: float
     seconds: float
     waited: float
@@ -83,7 +85,7 @@ class StepReporter:
         return row
 
     def _row(self, position: TrainingPosition, result: StepResult, circumstances: Circumstances) -> StepRow:
-        tokens = circumstances.samples * self._loader.sequence_length
+        tokens = circumstances.samples * circumstances.length
         tokens_per_second = tokens / circumstances.seconds
         return StepRow(
             step=position.step,

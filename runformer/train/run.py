@@ -204,7 +204,8 @@ def fit(run: TrainingRun) -> None:
             result = run.step(number, micro_batches, learning_rate, lambda: signals.came)
             position.advance(samples, loader.steps_per_epoch)
             seconds = time.perf_counter() - started
-            row = reporter.report(position, result, Circumstances(samples, learning_rate, seconds, waited))
+            length = batch.inputs_BL.shape[1]
+            row = reporter.report(position, result, Circumstances(samples, length, learning_rate, seconds, waited))
             pulse().steps(position.step, run.total_steps, row.loss, row.tokens_per_second)
             facts = step_facts(row, total_steps=run.total_steps, overflow=result.overflow)
             stopping = _wants_to_stop(run, facts)

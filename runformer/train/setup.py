@@ -42,6 +42,7 @@ def open_data(task: Task, mesh: Mesh | None = None) -> BatchLoader:
         repeat=options.data.repeat,
         rank=rank,
         world_size=copies,
+        pin=mesh is not None and mesh.world.device.type == "cuda",
     )
 
 

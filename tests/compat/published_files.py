@@ -18,10 +18,16 @@ STAND_INS = [
 ]
 
 
+# For files with a Megatron dataset.
+MEGATRON_STAND_IN = "--train_dataset.data_loader.config.data_path.1=text_document"
+
+
 def make_stand_ins(folder: Path) -> None:
     """Empty files under the names that the flags of ``STAND_INS`` give."""
     for name in (
         "rows.mindrecord",
+        "text_document.idx",
+        "text_document.bin",
         "vocab.json",
         "merges.txt",
         "tokenizer/tokenizer.json",

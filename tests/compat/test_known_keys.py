@@ -48,10 +48,10 @@ def known(path: str) -> bool:
         assert current is not None
         kind = ITEM.search(name)
         slot = slots_of(current).get(ITEM.sub("", name))
-        if slot is None:
-            return False
+        if slot is None:  # some sections keep what they do not know, for others to check
+            return hasattr(current, "REST") and not hasattr(current, "REST_TYPES")
         if kind is not None and slot.key.variants:
-            current = slot.key.variants.get(kind[1])
+            current = slot.key.variants.get(kind[1], slot.key.otherwise)
             if current is None:
                 return False
             if slots_of(current).keys() <= {"type", "auto_register"}:

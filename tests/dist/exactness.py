@@ -18,6 +18,7 @@ import torch
 from runformer.config.layout import ParallelOptions
 from runformer.config.task import LoraOptions, LossScaleOptions, ModelOptions, OptimizerOptions, Precision
 from runformer.data.batch import TokenBatch
+from runformer.data.documents import places_in
 from runformer.models.build import initialise
 from runformer.parallel.compose import compose
 from runformer.parallel.group import Group, join
@@ -43,7 +44,10 @@ FAMILIES = {
 
 
 def batch_of(step: int) -> TokenBatch:
-    """A global batch; rows count for very different numbers of tokens, and some have padding in the middle."""
+    """A global batch; rows count for very different numbers of tokens.
+
+    Some steps have padding in the middle of rows, and some have several documents in each.
+    """
     generator = torch.Generator().manual_seed(step)
     tokens = torch.randint(1, VOCABULARY, (ROWS, LENGTH + 1), generator=generator)
     labels = tokens[:, 1:].clone()
@@ -52,11 +56,17 @@ def batch_of(step: int) -> TokenBatch:
     keep = torch.ones(ROWS, LENGTH, dtype=torch.bool)
     if step % 2:
         keep[::3, 2:4] = False
-    return TokenBatch.of(tokens[:, :-1].contiguous(), labels, keep)
+    documents = positions = None
+    if step % 3 == 2:
+        ends = torch.rand(ROWS, LENGTH, generator=generator) < 0.2
+        numbers, places = places_in(ends.numpy())
+        documents, positions = torch.from_numpy(numbers), torch.from_numpy(places)
+    return TokenBatch.of(tokens[:, :-1].contiguous(), labels, keep, documents, positions)
 
 
 def rows_of(batch: TokenBatch, rows: slice) -> TokenBatch:
-    return TokenBatch.of(batch.inputs_BL[rows], batch.labels_BL[rows], batch.keep_BL[rows])
+    parts = (batch.inputs_BL, batch.labels_BL, batch.keep_BL, batch.documents_BL, batch.positions_BL)
+    return TokenBatch.of(*(None if part is None else part[rows] for part in parts))
 
 
 def train(case: dict[str, Any], world: Group) -> list[tuple[float, float]]:

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from runformer.config.task import Precision
-from runformer.data.mindrecord import Column, MindRecordWriter
+from runformer.data.mindrecord import Column, MindRecordReader, MindRecordWriter
 from runformer.models.build import build_model, initialise
 from runformer.models.families import options_from_config
 
@@ -98,6 +98,26 @@ def test_quickstart(repository: Path, tmp_path: Path) -> None:
     assert run_block(explain, repository, tmp_path).stdout.startswith("runner_config.epochs: an integer")
 
 
+def test_from_a_json_file_to_a_running_task_in_five_commands(repository: Path, tmp_path: Path) -> None:
+    document = repository / "docs/data.md"
+    write_model_folder(tmp_path / "model")
+    (tmp_path / "chats.json").write_text(blocks(document, "json")[0])
+    (tmp_path / "finetune.yaml").write_text(blocks(document, "yaml")[0])
+    preprocess, show, stats, plan, finetune = blocks(document, "bash")
+    made = run_block(preprocess, repository, tmp_path).stdout
+    assert "Into output/checkpoint." in made  # the sample that is shown
+    shown = run_block(show, repository, tmp_path).stdout
+    assert "actual_seq_len" in shown
+    assert "One YAML file." in shown
+    assert "padding" in run_block(stats, repository, tmp_path).stdout
+    rows = len(MindRecordReader(tmp_path / "train.mindrecord"))
+    assert f"{3 * rows} steps: {rows} an epoch × 3" in run_block(plan, repository, tmp_path).stdout
+    run_block(finetune, repository, tmp_path)
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "output/training.jsonl").read_text().splitlines()]
+    assert len(losses) == 3 * rows
+    assert losses[-1] < losses[0]
+
+
 def test_the_published_single_card_command(repository: Path, tmp_path: Path) -> None:
     """Word for word, on a dataset of ours; appended overrides make the 0.5B model small enough for a test."""
     command, _ = blocks(repository / "docs/from_mindformers.md", "bash")
@@ -124,7 +144,14 @@ def test_the_published_plan_for_two_machines(repository: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     "document",
-    ["README.md", "docs/quickstart.md", "docs/from_mindformers.md", "docs/plugins.md", "benchmarks/README.md"],
+    [
+        "README.md",
+        "docs/data.md",
+        "docs/quickstart.md",
+        "docs/from_mindformers.md",
+        "docs/plugins.md",
+        "benchmarks/README.md",
+    ],
 )
 def test_links_lead_somewhere(document: str, repository: Path) -> None:
     path = repository / document

@@ -65,6 +65,16 @@ def test_compiled_layers_give_that_curve(tiny: TinyTask, on_cpu: list[float]) ->
     assert losses(tiny) == pytest.approx(on_cpu, rel=1e-5)
 
 
+@pytest.mark.parametrize("mode", ["1", "0"])
+@pytest.mark.parametrize("hidden_size", ["32", "64"])  # heads of 8 have a mask, heads of 16 are computed block by block
+def test_documents_of_a_row_are_kept_apart_as_on_a_cpu(tiny: TinyTask, mode: str, hidden_size: str) -> None:
+    rows = ("--train_dataset.eod_reset", "True", "--train_dataset.eod_token_id", "5")
+    model = ("--model.model_config.hidden_size", hidden_size)
+    for done in (tiny.run(*rows, *model, "--output_dir", "cpu"), tiny.run(*GPU, *rows, *model, "--mode", mode)):
+        assert done.returncode == 0, done.stderr
+    assert losses(tiny) == pytest.approx(losses(tiny, "cpu"), rel=1e-5)
+
+
 def test_bfloat16_on_a_gpu_stays_near_it(tiny: TinyTask, on_cpu: list[float]) -> None:
     done = tiny.run(*GPU, "--model.model_config.compute_dtype", "bfloat16")
     assert done.returncode == 0, done.stderr

@@ -250,12 +250,6 @@ def test_missing_datasets_name_path_key_and_flag(
     assert expected in error_of(tmp_path, text, *arguments)
 
 
-def test_loaders_that_are_not_built_make_a_task_that_cannot_be_run(tmp_path: Path) -> None:
-    task = load(tmp_path, MINIMAL.replace("MindDataset", "HFDataLoader"))
-    with pytest.raises(ConfigError, match=r"task.yaml:4:11: .*is 'HFDataLoader', which cannot be read yet; sup"):
-        task.require_built()
-
-
 def test_named_flags_reach_the_task(tmp_path: Path) -> None:
     arguments = "--epochs 4 --batch_size 3 --gradient_accumulation_steps 2 --sink_mode false --seed 11 --output_dir o"
     task = load(tmp_path, MINIMAL, *arguments.split())

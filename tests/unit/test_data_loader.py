@@ -76,6 +76,16 @@ def test_going_on_from_the_cursor_gives_the_batches_of_an_uninterrupted_run(
     assert samples_of(make_loader(dataset, batch_size, drop, shuffle), cursor, 5) == whole[done:]
 
 
+def test_an_epoch_may_be_several_passes(dataset: TokenDataset) -> None:
+    order = sample_order(SAMPLES, "hashed", 7)
+    loader = BatchLoader(dataset, order, 4, True, repeat=3)
+    assert (loader.steps_per_epoch, loader.samples_per_epoch) == (9, 36)
+    passes = [order.epoch(number).tolist()[:12] for number in range(4)]
+    assert list(chain(*samples_of(loader, 0, 12))) == list(chain(*passes))
+    assert list(chain(*samples_of(loader, 12, 6))) == passes[1] + passes[2]
+    assert loader.batch_samples(32) == 4
+
+
 def test_too_few_samples_for_a_batch(dataset: TokenDataset) -> None:
     with pytest.raises(DataError, match="holds 13 samples, fewer than the 14 of one batch"):
         make_loader(dataset, 14, drop=True)

@@ -12,15 +12,14 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from preparing import prepared
 from smollm2_files import smollm2_folder
 
 from runformer.checkpoint.layout import directory_name
 from runformer.config import ScheduleOptions, Task, load_task
 from runformer.config.flags import make_parser
-from runformer.data.alpaca import preprocess, read_instructions
 from runformer.errors import ConfigError, UsageError
 from runformer.observe import StepRow
-from runformer.tokenizer import load_tokenizer
 from runformer.train.schedule import make_schedule
 
 Records = dict[str, str]
@@ -28,9 +27,9 @@ Records = dict[str, str]
 
 
 def read(file: Path) -> Records:
-    records = list(read_instructions(file))
-    assert all(record.input == "" for record in records)
-    by_question = {record.instruction: record.output for record in records}
+    records = json.loads(file.read_text(encoding="utf-8"))
+    assert all(record.get("input", "") == "" for record in records)
+    by_question = {record["instruction"]: record["output"] for record in records}
     assert len(by_question) == len(records), "a question is asked twice"
     return by_question
 
@@ -82,16 +81,11 @@ def test_records_are_short(taught: Records, held_out: Records) -> None:
         assert len(re.findall(r"\w+|[^\w\s]", answer)) <= 30, answer
 
 
-def test_records_fit_their_row_with_the_real_tokenizer(
-    repository: Path, demo: ModuleType, task: Task, tmp_path: Path
-) -> None:
-    tokenizer = load_tokenizer(smollm2_folder(), task.tokenizer)
-
+def test_records_fit_their_row_with_the_real_tokenizer(repository: Path, demo: ModuleType, tmp_path: Path) -> None:
     for name in ("instructions.json", "held_out.json"):
-        report = preprocess(
-            repository / "demo" / name, tmp_path / f"{name}.mindrecord", tokenizer, demo.SEQUENCE_LENGTH
-        )
-        assert (report.cut, report.left_out) == (0, 0), name
+        target = tmp_path / f"{name}.mindrecord"
+        report = prepared(repository / "demo" / name, target, smollm2_folder(), demo.SEQUENCE_LENGTH)
+        assert (report.counts.cut, report.counts.left_out) == (0, 0), name
 
 
 def test_the_recipe_and_the_demo_agree(demo: ModuleType, task: Task, held_out: Records) -> None:

@@ -146,8 +146,8 @@ def test_unknown_handlers_matter_to_a_dataset_that_would_use_them() -> None:
     assert "handler[0].type is 'Maks'; did you mean 'Mask'? Supported: Mask, Anything, and plug-ins" in error_of(
         "", *handler
     )
-    (unbuilt,) = task_of("", *handler, "--train_dataset.data_loader.type", "HFDataLoader").not_built
-    assert "'HFDataLoader', which cannot be read yet" in unbuilt
+    table = error_of("", *handler, "--train_dataset.data_loader.type", "HFDataLoader")
+    assert "handler[0].type is 'Maks'; did you mean 'Mask'? Supported: AlpacaInstructDataHandler, " in table
 
 
 def test_a_plan_says_whose_memory_it_counts() -> None:

@@ -12,6 +12,7 @@ from runformer.config.sections.foreign import OF_OTHER_ADAPTERS, OF_OTHER_MODELS
 from runformer.config.sections.reasons import (
     ALWAYS,
     ASCEND,
+    DOCUMENTS,
     FOLDER_CODE,
     KERNELS,
     MOE,
@@ -236,7 +237,7 @@ class ModelConfig:
     use_flash_attention: bool | None = no_effect(KERNELS, "Whether attention is fused.")
     use_prompt_flash_attention: bool | None = no_effect(KERNELS, "Whether attention over prompts is fused.")
     use_ring_attention: bool | None = no_effect(PARALLEL, "Whether attention is split by position.")
-    use_eod_attn_mask_compression: bool | None = no_effect(KERNELS, "Whether the mask is compressed.")
+    use_eod_attn_mask_compression: bool | None = no_effect(DOCUMENTS, "Whether the mask is compressed.")
     use_attn_mask_compression: bool | None = no_effect(KERNELS, "Whether the mask is compressed.")
     use_rope_slice: bool | None = no_effect(KERNELS, "How rotary positions are computed.")
     fused_rms_norm: bool | None = no_effect(KERNELS, "Whether norms are fused.")

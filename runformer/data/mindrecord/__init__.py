@@ -10,6 +10,7 @@ A record has a blob part (arrays and bytes) and a raw part (scalars and text), k
     records.py   blob parts, and checks of the values that go in
     rows.py      where each record lies, by scanning the pages
     index.py     where each record lies, by the .db; and writing one
+    sqlite.py    opening a .db that may come from anywhere
     paging.py    filling pages as MindSpore's writer does
     reader.py    MindRecordReader
     writer.py    MindRecordWriter

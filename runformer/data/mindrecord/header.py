@@ -13,6 +13,7 @@ from runformer.data.mindrecord.schema import Column, Schema, blob_columns, check
 BLOB = "BLOB_DATA"
 RAW = "RAW_DATA"
 VERSIONS = ("2.0", "3.0")  # 2.0 keeps integer arrays plain, 3.0 packs them
+_LARGEST_PAGE = 1 << 28  # bytes
 LENGTH = struct.Struct("<Q")  # before the header's JSON and before every record
 
 
@@ -183,6 +184,8 @@ def _check_pages(header: Header, file_size: int) -> None:
         end = header.page_begin(page.page_id) + page.used
         if page.used > header.page_size:
             raise ValueError(f"page {page.page_id} says {page.used} bytes, more than its size {header.page_size}")
+        if page.used > _LARGEST_PAGE:
+            raise ValueError(f"page {page.page_id} says {page.used} bytes, more than the format's {_LARGEST_PAGE}")
         if end > file_size:
             raise ValueError(
                 f"page {page.page_id} ends at byte {end}, but the file has only {file_size}: it is cut off"

@@ -48,8 +48,6 @@ class PagedFile:
 
     def finish(self, header: bytes) -> None:
         """Put the header in its place and close the file."""
-        if not self.pages:
-            self._file.truncate(self._header_size)
         self._write(0, header)
         self._file.close()
 

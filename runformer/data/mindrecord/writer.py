@@ -15,7 +15,6 @@ from runformer.data.mindrecord.header import LENGTH, Header, dump_header
 from runformer.data.mindrecord.index import index_path, write_index
 from runformer.data.mindrecord.paging import PagedFile
 from runformer.data.mindrecord.records import Record, encode_record
-from runformer.data.mindrecord.rows import scan_rows
 from runformer.data.mindrecord.schema import Column, check_names
 from runformer.errors import DataError
 
@@ -59,7 +58,7 @@ class MindRecordWriter:
         self._targets = _shard_paths(self._path, shard_num)
         self._rows = 0
         self._next_shard = 0
-        self._saved = [0] * shard_num
+        self._saved = 0
         self._folder = self._path.parent
         self._files: list[PagedFile] = []
         try:
@@ -80,7 +79,7 @@ class MindRecordWriter:
         with self._explaining_failure():
             for shard, run in self._runs(encoded):
                 self._files[shard].append([blob for blob, _, _ in run], [raw for _, raw, _ in run])
-                self._saved[shard] += sum(saved for _, _, saved in run)
+                self._saved += sum(saved for _, _, saved in run)
         self._rows += len(encoded)
 
     def _encode(self, number: int, record: Record) -> tuple[bytes, bytes, int]:
@@ -120,7 +119,7 @@ class MindRecordWriter:
         header = Header(
             header_size=self._header_size,
             page_size=self._page_size,
-            compression_size=max(0, self._saved[shard]),
+            compression_size=max(0, self._saved),  # of all shards, in each of them
             schema=self._schema,
             description=self._description,
             shard_names=names,
@@ -135,7 +134,7 @@ class MindRecordWriter:
         file.finish(head)
         staged = self._folder / names[shard]
         with staged.open("rb") as data, mmap.mmap(data.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            write_index(index_path(staged), names[shard], mapped, header, scan_rows(mapped, header))
+            write_index(index_path(staged), names[shard], mapped, header)
 
     @contextmanager
     def _explaining_failure(self) -> Iterator[None]:

@@ -144,7 +144,7 @@ def _csv_header(source: Source) -> tuple[list[str], str, int, int]:
     mark = len(BYTE_ORDER_MARK) if head.startswith(BYTE_ORDER_MARK) else 0
     text = head[mark:].decode("utf-8", "replace")
     delimiter = _delimiter(source.path, text.split("\n", 1)[0])
-    lines = io.StringIO(text, newline="")
+    lines = io.StringIO(text, newline="\n")
     reader = csv.reader(lines, delimiter=delimiter)
     try:
         header = next(reader, [])

@@ -15,6 +15,7 @@ SEPARATOR = b"\x1e"
 """What stands between the values of a block: JSON has no such character but in its escapes."""
 
 _SPACE = " \t\n\r"
+_NUMBER_GOES_ON = "e+1"  # so much behind a number may belong to it
 _DECODER = json.JSONDecoder()
 
 
@@ -128,9 +129,11 @@ class _Window:
                 continue
             except RecursionError as error:
                 raise DataError(f"{self._where()}: nested too deeply", hint=_HINT) from error
-            if end == len(self._text) and not self._ended:
+            except ValueError as error:  # a whole number with more digits than Python reads
+                raise self._error(str(error).split(";")[0], self._at) from error
+            if end + len(_NUMBER_GOES_ON) > len(self._text) and not self._ended:
                 self._read_more()
-                continue  # a number may go on
+                continue
             value = self._text[self._at : end].encode("utf-8", "surrogateescape")
             self.number += 1
             self._advance(end - self._at, len(value))

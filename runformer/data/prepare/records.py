@@ -93,7 +93,7 @@ def _not_utf8(where: str, error: UnicodeDecodeError) -> BadRecord:
 
 def _csv_rows(block: Block) -> Iterator[tuple[str, Columns | BadRecord]]:
     csv.field_size_limit(MAX_RECORD)
-    lines = io.StringIO(block.data.decode("utf-8", "surrogateescape"), newline="")
+    lines = io.StringIO(block.data.decode("utf-8", "surrogateescape"), newline="\n")
     reader = csv.reader(lines, delimiter=block.delimiter, strict=True)
     first = 0
     while True:
