@@ -78,7 +78,9 @@ class Screen:
         from rich.console import Console
         from rich.text import Text
 
-        console = Console(soft_wrap=True, highlight=False)
+        # Over the bar it has to be the bar's own; standard output may lead elsewhere.
+        over_bar = self._bar is not None and sys.stdout.isatty()
+        console = self._bar.console if self._bar and over_bar else Console(highlight=False)
         coloured = console.is_terminal and not console.is_dumb_terminal
         end = 0
         for number, length in enumerate(samples.lengths[: self._show].tolist(), start=1):
@@ -92,7 +94,9 @@ class Screen:
                 else:
                     text.append(f"⟦{words}⟧" if learnt else words)
             learnt_count = int(samples.learnt[begin:end].sum())
-            console.print(f"── sample {number}: {length} tokens, {learnt_count} of them learnt", style="bold")
+            console.print(
+                f"── sample {number}: {length} tokens, {learnt_count} of them learnt", style="bold", highlight=False
+            )
             console.print(text, soft_wrap=True)
         key = "grey: not learnt" if coloured else "⟦ ⟧: learnt"
         console.print(f"── {key}", style="bold")

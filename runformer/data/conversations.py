@@ -136,7 +136,8 @@ def conversation_samples(tokenizer: Tokenizer, messages: Sequence[Message]) -> l
     """
     turns = [number for number, message in enumerate(messages) if message.get("role") == "assistant"]
     if not turns:
-        raise DataError("no message has the role 'assistant', so there is nothing to learn")
+        message = "no message has the role 'assistant', so there is nothing to learn"
+        raise DataError(message, hint="leave such conversations out: --skip_bad N")
     if tokenizer.chat_template is not None and _GENERATION_TAG.search(tokenizer.chat_template):
         return [_marked_pieces(tokenizer, messages[: turns[-1] + 1])]
     rendered = _Renderings(tokenizer, messages)

@@ -180,6 +180,8 @@ def test_options_that_do_not_go_together(tokenizer: Path, tmp_path: Path) -> Non
     ):
         with pytest.raises(UsageError, match=message):
             prepared(tmp_path / "x.txt", tmp_path / "out", tokenizer, **options)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="names no file"):
+        prepared(tmp_path / "x.txt", Path(), tokenizer)
     with pytest.raises(DataError, match="holds plain texts, in which no answers are marked"):
         prepared(tmp_path / "x.txt", tmp_path / "out", tokenizer, stage="finetune")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["x.txt"]

@@ -229,8 +229,10 @@ def test_bad_records_are_skipped_and_listed(tokenizer: Path, tmp_path: Path) -> 
 def test_what_was_done_before_a_bad_record_is_kept(tokenizer: Path, tmp_path: Path) -> None:
     source = tmp_path / "records.jsonl"
     source.write_text("\n".join(bad_lines()))
+    watcher = Watcher()
     with pytest.raises(DataError, match="line 151"):
-        prepared(source, tmp_path / "x", tokenizer, skip_bad=2, chunk_size=1400)
+        prepared(source, tmp_path / "x", tokenizer, skip_bad=2, chunk_size=1400, watcher=watcher)
+    assert watcher.said == [f"what is done so far is kept in {tmp_path / 'x.work'}; the same command goes on behind it"]
     watcher = Watcher()
     report = prepared(source, tmp_path / "x", tokenizer, skip_bad=3, chunk_size=1400, watcher=watcher)
     assert "going on behind" in watcher.said[0]

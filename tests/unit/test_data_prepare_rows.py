@@ -135,6 +135,7 @@ def test_pretraining_rows(tokenizer: Tokenizer, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has 13 tokens, too few for a row of 40 \\+ 1") as caught:
         prepared(tmp_path / "x.txt", tmp_path / "w", tokenizer.file, 40)
     assert caught.value.hint == "choose a smaller --seq_length, or --last_row pad"
+    assert not (tmp_path / "w.work").exists()
 
 
 def test_instructions_to_pretrain_on(tokenizer: Tokenizer, tmp_path: Path) -> None:

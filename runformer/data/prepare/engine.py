@@ -25,7 +25,7 @@ from runformer.data.prepare.report import Report
 from runformer.data.prepare.rows import RowCounts
 from runformer.data.prepare.sources import Source, find_sources
 from runformer.data.prepare.tables import Wanted, table_blocks
-from runformer.errors import DataError, TokenizerError, UsageError
+from runformer.errors import DataError, RunformerError, TokenizerError, UsageError
 from runformer.tokenizer import Tokenizer, load_tokenizer
 
 _VERSION = 1  # of what chunks hold
@@ -91,9 +91,14 @@ def prepare(options: PrepareOptions, watcher: Watcher) -> Report:
             work.finish(options.output)
             return Report.from_json(outcome["report"])
         work.reconsider()
-        report = _Run(options, work, watcher).encode_and_write()
-        work.decide({"asked": asked, "report": report.as_json()})
-        work.finish(options.output)
+        try:
+            report = _Run(options, work, watcher).encode_and_write()
+            work.decide({"asked": asked, "report": report.as_json()})
+            work.finish(options.output)
+        except RunformerError:
+            if work.chunks:
+                watcher.says(f"what is done so far is kept in {work.path}; the same command goes on behind it")
+            raise
         return report
 
 
@@ -103,6 +108,8 @@ def _asked(options: PrepareOptions) -> str:
 
 
 def _check_options(options: PrepareOptions) -> None:
+    if not options.output.name:
+        raise UsageError(f"--output {options.output} names no file", hint="name one: --output train.mindrecord")
     for file in output_files(options):
         index = file.with_name(f"{file.name}.db")
         for path in [file, index] if options.to == "mindrecord" else [file]:
@@ -285,6 +292,7 @@ class _Run:
         return self._options.output.with_name(name)
 
     def _nothing(self) -> DataError:
+        self._work.chunks.clear()  # so that the folder goes
         inputs = ", ".join(self._options.inputs)
         counts, length = self._counts, self._options.sequence_length
         if counts.records and self._stage == "finetune":

@@ -28,7 +28,7 @@ class BadRecord:
 
     def error(self) -> DataError:
         """The same as an error."""
-        return DataError(self.message, hint=self.hint)
+        return DataError(self.message, hint=self.hint or None)
 
     @property
     def message(self) -> str:
