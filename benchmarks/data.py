@@ -109,15 +109,27 @@ def _reading_table(first: dict[Any, list[float]], later: dict[Any, list[float]])
     return section("Reading", text, head, lines)
 
 
-def corpus(folder: Path, megabytes: int) -> Path:
-    """Paragraphs of real text, each a record, over and over in other orders."""
+def repeated_text(folder: Path, megabytes: int) -> Path:
+    """Paragraphs of WikiText, each a record, over and over in other orders."""
     texts = (REPOSITORY.parent / "shared/data/wikitext2_valid.txt").read_text(encoding="utf-8")
     paragraphs = [line for line in texts.split("\n") if len(line) > 80]
-    generator, path = random.Random(0), folder / "corpus.jsonl"
+    generator, path = random.Random(0), folder / "repeated.jsonl"
     with path.open("w", encoding="utf-8") as file:
         while file.tell() < megabytes * 1_000_000:
             generator.shuffle(paragraphs)
             file.writelines(json.dumps({"text": paragraph}, ensure_ascii=False) + "\n" for paragraph in paragraphs)
+    return path
+
+
+def varied_text(folder: Path, megabytes: int) -> Path:
+    """The sources of the packages that are installed here, each file a record, each once."""
+    path, seen = folder / "varied.jsonl", set()
+    with path.open("w", encoding="utf-8") as file:
+        for source in sorted(Path(np.__file__).parents[1].rglob("*.py")):
+            text = source.read_text(encoding="utf-8", errors="ignore")
+            if text.strip() and hash(text) not in seen and file.tell() < megabytes * 1_000_000:
+                seen.add(hash(text))
+                file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
     return path
 
 
@@ -136,45 +148,39 @@ print(sum(map(len, data["input_ids"])))
 
 def tokenising(folder: Path, model: Path, megabytes: int, rounds: int) -> str:
     """Seconds from a JSONL file to token ids on disk."""
-    source = corpus(folder, megabytes)
-    seconds: dict[str, list[float]] = {"ours": [], "datasets.map": []}
-    tokens = 0
-    for number in range(rounds):
-        for peer in random.sample(sorted(seconds), 2):
-            target = folder / f"tokens-{number}-{peer}"
-            if peer == "ours":
-                command = [
-                    sys.executable,
-                    "-m",
-                    "runformer",
-                    "preprocess",
-                    "--input",
-                    str(source),
-                    "--output",
-                    str(target),
-                ]
-                command += ["--tokenizer", str(model), "--stage", "pretrain", "--to", "megatron", "--append_eod"]
-                command += ["--seq_length", "2048"]
-            else:
-                command = [sys.executable, "-c", PEER_MAP, str(source), str(model), str(target)]
-            began = time.perf_counter()
-            done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=True, cwd=REPOSITORY)
-            seconds[peer].append(time.perf_counter() - began)
-            if peer == "datasets.map":
-                tokens = int(done.stdout.split()[-1])
-            for path in folder.glob(f"tokens-{number}-*"):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-    medians = {peer: statistics.median(found) for peer, found in seconds.items()}
-    lines = [
-        [peer, f"{median:.1f}", f"{tokens / median / 1e6:.2f}", f"{medians['datasets.map'] / median:.2f}"]
-        for peer, median in medians.items()
-    ]
+    lines = []
+    for source in (varied_text(folder, megabytes), repeated_text(folder, megabytes)):
+        seconds: dict[str, list[float]] = {"ours": [], "datasets.map": []}
+        tokens = 0
+        for number in range(rounds):
+            for peer in random.sample(sorted(seconds), 2):
+                target = folder / f"tokens-{number}-{peer}"
+                command = _encode_command(peer, source, model, target)
+                began = time.perf_counter()
+                done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=True, cwd=REPOSITORY)
+                seconds[peer].append(time.perf_counter() - began)
+                tokens = int(done.stdout.split()[-1]) if peer != "ours" else tokens
+                for path in folder.glob(f"tokens-{number}-*"):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        medians = {peer: statistics.median(found) for peer, found in seconds.items()}
+        size = source.stat().st_size / 1e6
+        for peer, median in medians.items():
+            ratio = f"{medians['datasets.map'] / median:.2f}"
+            lines.append([source.stem, f"{size:.0f}", peer, f"{median:.1f}", f"{tokens / median / 1e6:.2f}", ratio])
     text = (
-        f"{source.stat().st_size / 1e6:.0f} MB of JSON lines ({tokens / 1e6:.1f} M tokens of SmolLM2's tokenizer), two "
-        "processes each, from the start of the command to files on disk: ours to Megatron's .bin and .idx, "
-        f"`datasets` {version('datasets')} by load_dataset, map(batched=True, num_proc=2), save_to_disk. Goal: 1.5 x."
+        "JSON lines and SmolLM2's tokenizer, two processes each, from the start of the command to files on disk: ours to "
+        f"Megatron's .bin and .idx, `datasets` {version('datasets')} by load_dataset, map(batched=True, num_proc=2), "
+        "save_to_disk. Varied are the sources of installed packages, each once; repeated are the same paragraphs of "
+        "WikiText in many orders, as epochs of chats and templates look. Goal: 1.5 x."
     )
-    return section("Encoding", text, ["", "seconds", "M tokens/s", "x datasets.map"], lines)
+    return section("Encoding", text, ["text", "MB", "", "seconds", "M tokens/s", "x datasets.map"], lines)
+
+
+def _encode_command(peer: str, source: Path, model: Path, target: Path) -> list[str]:
+    if peer != "ours":
+        return [sys.executable, "-c", PEER_MAP, str(source), str(model), str(target)]
+    command = [sys.executable, "-m", "runformer", "preprocess", "--input", str(source), "--output", str(target)]
+    return [*command, "--tokenizer", str(model), "--stage", "pretrain", "--to", "megatron", "--append_eod"]
 
 
 PEER_PACK = """
