@@ -168,10 +168,10 @@ def tokenising(folder: Path, model: Path, megabytes: int, rounds: int) -> str:
             ratio = f"{medians['datasets.map'] / median:.2f}"
             lines.append([source.stem, f"{size:.0f}", peer, f"{median:.1f}", f"{tokens / median / 1e6:.2f}", ratio])
     text = (
-        "JSON lines and SmolLM2's tokenizer, two processes each, from the start of the command to files on disk: ours to "
-        f"Megatron's .bin and .idx, `datasets` {version('datasets')} by load_dataset, map(batched=True, num_proc=2), "
-        "save_to_disk. Varied are the sources of installed packages, each once; repeated are the same paragraphs of "
-        "WikiText in many orders, as epochs of chats and templates look. Goal: 1.5 x."
+        "JSON lines and SmolLM2's tokenizer, two processes each, from the start of the command to files on disk: ours "
+        f"to Megatron's .bin and .idx; `datasets` {version('datasets')} by load_dataset, map(batched=True, num_proc=2) "
+        "and save_to_disk. Varied are the sources of installed packages, each once; repeated are the same paragraphs of "
+        "WikiText in many orders. Goal: 1.5 x."
     )
     return section("Encoding", text, ["text", "MB", "", "seconds", "M tokens/s", "x datasets.map"], lines)
 

@@ -5,6 +5,7 @@
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -358,9 +359,55 @@ static PyObject *shuffle(PyObject *self, PyObject *args) {
     Py_RETURN_NONE;
 }
 
+/* The dataset that is furthest behind its share; the first of equals. One that has given all drops out. */
+static Py_ssize_t furthest_behind(const double *weights, const double *limits, const double *taken, Py_ssize_t datasets,
+                                  double place) {
+    Py_ssize_t best = 0;
+    double most = -INFINITY;
+    for (Py_ssize_t dataset = 0; dataset < datasets; dataset++) {
+        if (taken[dataset] >= limits[dataset]) continue;
+        double behind = weights[dataset] * place - taken[dataset];
+        if (behind > most) most = behind, best = dataset;
+    }
+    return best;
+}
+
+PyDoc_STRVAR(blend_doc,
+             "blend(weights, limits, taken, out_datasets, out_samples)\n\n"
+             "For each of n places the dataset that is furthest behind its share of them, int16 (n,), and which of its\n"
+             "samples comes there, int64 (n,). weights, limits and taken, in which samples are counted: float64 (D,).");
+
+static PyObject *blend(PyObject *self, PyObject *args) {
+    Py_buffer weights, limits, taken, out_datasets, out_samples;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "y*y*w*w*w*", &weights, &limits, &taken, &out_datasets, &out_samples)) return NULL;
+    Py_ssize_t datasets = weights.len / 8, places = out_samples.len / 8;
+    int sound = fits(&weights, 8, datasets) && fits(&limits, 8, datasets) && fits(&taken, 8, datasets) &&
+                datasets > 0 && datasets <= INT16_MAX && fits(&out_samples, 8, places) && fits(&out_datasets, 2, places);
+    if (sound) {
+        double *counts = taken.buf;
+        Py_BEGIN_ALLOW_THREADS
+        for (Py_ssize_t place = 0; place < places; place++) {
+            Py_ssize_t chosen = furthest_behind(weights.buf, limits.buf, counts, datasets, place ? (double)place : 1.0);
+            ((int16_t *)out_datasets.buf)[place] = (int16_t)chosen;
+            ((int64_t *)out_samples.buf)[place] = (int64_t)counts[chosen];
+            counts[chosen] += 1.0;
+        }
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&weights), PyBuffer_Release(&limits), PyBuffer_Release(&taken);
+    PyBuffer_Release(&out_datasets), PyBuffer_Release(&out_samples);
+    if (!sound) {
+        PyErr_SetString(PyExc_ValueError, "blend: the arguments do not fit each other");
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef functions[] = {{"unpack_rows", unpack_rows, METH_VARARGS, unpack_rows_doc},
                                   {"boundaries", boundaries, METH_VARARGS, boundaries_doc},
                                   {"shuffle", shuffle, METH_VARARGS, shuffle_doc},
+                                  {"blend", blend, METH_VARARGS, blend_doc},
                                   {NULL, NULL, 0, NULL}};
 
 static int prepare(PyObject *module) {

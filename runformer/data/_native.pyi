@@ -25,4 +25,11 @@ def unpack_rows(
 def boundaries(
     data: mmap.mmap | bytes, begin: int, end: int, rows: int, stride: int, out: NDArray[np.uint32]
 ) -> bool: ...
+def blend(
+    weights: NDArray[np.float64],
+    limits: NDArray[np.float64],
+    taken: NDArray[np.float64],
+    out_datasets: NDArray[np.int16],
+    out_samples: NDArray[np.int64],
+) -> None: ...
 def shuffle(items: NDArray[np.int64], seed: int) -> None: ...

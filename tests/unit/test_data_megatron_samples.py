@@ -24,6 +24,7 @@ from runformer.data.megatron.cache import IndexCache
 from runformer.data.megatron.indices import split_bounds
 from runformer.data.megatron.records import MegatronRecords
 from runformer.data.megatron.samples import GPTSamples
+from runformer.data.native import native
 from runformer.data.records import RowLengthError
 from runformer.errors import DataError
 
@@ -347,13 +348,13 @@ def test_a_blend_that_asks_too_much_is_told() -> None:
 @given(
     weights=st.lists(st.integers(1, 50), min_size=1, max_size=40),
     size=st.integers(0, 300),
-    chunk=st.integers(1, 50),
+    compiled=st.booleans(),
 )
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_both_ways_to_blend_are_the_plain_one(
-    monkeypatch: pytest.MonkeyPatch, weights: list[int], size: int, chunk: int
+    monkeypatch: pytest.MonkeyPatch, weights: list[int], size: int, compiled: bool
 ) -> None:
-    monkeypatch.setattr("runformer.data.megatron.blending._CHUNK", chunk)
+    monkeypatch.setattr("runformer.data.megatron.blending.native", native if compiled else None)
     shares = (np.array(weights) / sum(weights)).tolist()
     counts = [0] * len(weights)
     expected = []

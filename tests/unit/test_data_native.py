@@ -82,6 +82,8 @@ def test_arguments_that_do_not_fit_are_refused() -> None:
             _native.unpack_rows(*good[:position], wrong, *good[position + 1 :])
     with pytest.raises(ValueError, match="int64"):
         _native.shuffle(np.zeros(3, "int32"), 1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="do not fit each other"):
+        _native.blend(np.ones(2), np.ones(1), np.zeros(2), np.zeros(3, "int16"), np.zeros(3, "int64"))
     assert _native.unpack_rows(*good[:1], np.array([7]), *good[2:]) == 0  # there is no such row
     assert not _native.boundaries(b"x", 0, 2, 1, 1, np.zeros(2, "uint32"))
     assert not _native.boundaries(b"x", 0, 1, 3, 1, np.zeros(2, "uint32"))

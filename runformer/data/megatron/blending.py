@@ -13,13 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runformer.data.megatron.indices import count_up
+from runformer.data.native import native
 
 DatasetIndex = NDArray[np.int16]
 SampleIndex = NDArray[np.int64]
 Blend = tuple[DatasetIndex, SampleIndex]
-
-_CHUNK = 1 << 16  # samples
-_MANY = 40  # datasets: from here on numpy finds the largest of them faster than Python
 
 
 def empty_blend(size: int) -> Blend:
@@ -50,58 +48,25 @@ def _blend(weights: list[float], limits: list[float], size: int, out: Blend) -> 
     if len(weights) == 1:
         datasets[:] = 0
         count_up(samples, 0)
-        return out
-    taken = [0] * len(weights)
-    step = _span_of_many if len(weights) >= _MANY else _span_of_few
-    for first in range(0, size, _CHUNK):
-        last = min(first + _CHUNK, size)
-        chosen = step(weights, limits, taken, first, last)
-        for dataset in range(len(weights)):
-            places = np.flatnonzero(chosen == dataset)
-            samples[first + places] = taken[dataset] + np.arange(places.size)
-            taken[dataset] += places.size
-        datasets[first:last] = chosen
+    elif native is None:
+        blend_in_python(weights, limits, size, out)
+    else:
+        native.blend(np.array(weights), np.array(limits), np.zeros(len(weights)), datasets, samples)
     return out
 
 
-def _span_of_few(
-    weights: list[float], limits: list[float], taken: list[int], first: int, last: int
-) -> NDArray[np.int16]:
-    """The datasets of samples ``first`` to before ``last``, after ``taken`` of each; a dataset stops at its limit."""
-    counts = list(map(float, taken))
-    # A dataset that has no more to give is behind by nothing, ever.
-    shares = [
-        weight if count < limit else -math.inf for weight, count, limit in zip(weights, counts, limits, strict=True)
-    ]
-    chosen = []
-    for sample in range(first, last):
-        place = float(sample or 1)
-        best, best_error = 0, -math.inf
+def blend_in_python(weights: Sequence[float], limits: Sequence[float], size: int, out: Blend) -> None:
+    """The same where nothing was compiled: a dataset stops at its limit."""
+    datasets, samples = out
+    counts = [0.0] * len(weights)
+    shares = [weight if limit else -math.inf for weight, limit in zip(weights, limits, strict=True)]
+    for place in range(size):
+        best, most = 0, -math.inf
         for dataset, share in enumerate(shares):
-            error = share * place - counts[dataset]
-            if error > best_error:
-                best, best_error = dataset, error
-        chosen.append(best)
+            behind = share * (place or 1) - counts[dataset]
+            if behind > most:
+                best, most = dataset, behind
+        datasets[place], samples[place] = best, int(counts[best])
         counts[best] += 1.0
         if counts[best] == limits[best]:
-            shares[best] = -math.inf
-    return np.array(chosen, dtype=np.int16)
-
-
-def _span_of_many(
-    weights: list[float], limits: list[float], taken: list[int], first: int, last: int
-) -> NDArray[np.int16]:
-    """As ``_span_of_few``."""
-    counts = np.array(taken, dtype=np.float64)
-    shares = np.where(counts < limits, weights, -np.inf)
-    chosen = np.empty(last - first, dtype=np.int16)
-    errors = np.empty_like(shares)
-    for sample in range(first, last):
-        np.multiply(shares, float(sample or 1), out=errors)
-        np.subtract(errors, counts, out=errors)
-        best = int(errors.argmax())
-        chosen[sample - first] = best
-        counts[best] += 1.0
-        if counts[best] == limits[best]:
-            shares[best] = -np.inf
-    return chosen
+            shares[best] = -math.inf  # it is behind by nothing, ever
