@@ -1,3 +1,3 @@
-"""No package: scripts stand here where the original has them. Whoever imports MindFormers is told that it is missing."""
+"""No package: scripts stand here where the original has them. Who imports MindFormers is told that it is missing."""
 
 raise ModuleNotFoundError("No module named 'mindformers'", name="mindformers")
