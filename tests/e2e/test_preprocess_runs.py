@@ -175,6 +175,7 @@ def test_samples_are_shown(inputs: Path, tmp_path: Path) -> None:
     assert "'instruction' is not NAME=COLUMN" in wrong.stderr
 
 
+@pytest.mark.slow
 def test_a_long_line_in_little_memory(inputs: Path, tmp_path: Path) -> None:
     """The tokenizers library alone would take 140 bytes a byte of it."""
     text = " ".join(WORDS * 300_000)
