@@ -76,7 +76,9 @@ def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("HF_HOME", str(tmp_path_factory.mktemp("home")))
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [case if case in ("chats", "mixture") else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
+)
 def test_ranks_read_a_table_as_one_process_does(tiny: TinyTask, case: str) -> None:
     with_data(tiny, CASES[case](tiny.folder))
     together = ("--use_parallel", "True", "--parallel_config.data_parallel", "2", "--batch_size", "2")
@@ -89,7 +91,7 @@ def test_ranks_read_a_table_as_one_process_does(tiny: TinyTask, case: str) -> No
     assert_same_weights(tiny.folder / "many", tiny.folder / "one")
 
 
-@pytest.mark.parametrize("case", ["chats", "stream", "mixture"])
+@pytest.mark.parametrize("case", [pytest.param("chats", marks=pytest.mark.slow), "stream", "mixture"])
 def test_a_run_on_a_table_resumes_where_it_stood(tiny: TinyTask, case: str) -> None:
     with_data(tiny, CASES[case](tiny.folder))
     whole = tiny.run("--output_dir", "whole")

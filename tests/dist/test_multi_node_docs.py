@@ -79,6 +79,7 @@ def test_two_machines(task: TinyTask) -> None:
     assert [row["tokens"] for row in task.rows()] == [16 * 16] * 2
 
 
+@pytest.mark.slow
 def test_torchrun_on_two_machines(task: TinyTask) -> None:
     (line,) = re.findall(r"\| `(torchrun .*?)` \|", PAGE)
     line = line.replace("10.0.0.1", "10.77.0.1").replace("--nproc-per-node 8", "--nproc-per-node 2")

@@ -96,7 +96,7 @@ CASES: dict[str, tuple[int, list[str], Sequence[str]]] = {
 }
 
 
-@pytest.mark.parametrize("case", chosen(CASES, "layers shared and cut", "weights shared out", "zero-bubble"))
+@pytest.mark.parametrize("case", chosen(CASES, "layers shared and cut"))
 def test_a_split_model_learns_what_one_process_does(tiny: TinyTask, case: str) -> None:
     ranks, layout, arguments = CASES[case]
     alone(tiny, "one", "--batch_size", "4", *arguments, *EVALUATING)

@@ -20,7 +20,7 @@ def references(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Curve]:
     return curves(tmp_path_factory.mktemp("alone"), 1, cases)
 
 
-@pytest.mark.parametrize("world_size", [2, 4, 8])
+@pytest.mark.parametrize("world_size", [2, 4, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_dozen_layouts_give_the_curves_of_one_process(tmp_path: Path, references: dict[str, Curve], world_size: int) -> None:
     chosen = [layout for layout in DOZEN if layout.world_size == world_size]
     found = curves(tmp_path, world_size, {layout.name: layout.case() for layout in chosen})
