@@ -92,12 +92,14 @@ class TokenDataset:
         tokens_BT = columns_BT[0]
         length, first = tokens_BT.shape[1] - self._extra_tokens, self._extra_tokens  # where labels begin in a row
         self._check_ids(samples, self._columns[0], tokens_BT)
-        inputs_BL = np.ascontiguousarray(tokens_BT[:, :length])
-        labels_BL = columns_BT[-1][:, first:].copy()
+        inputs_BL, labels_BL = tokens_BT[:, :length], columns_BT[-1][:, first:]
         if len(columns_BT) > 1 and self._options.ignore_token_id != IGNORED:
             labels_BL[labels_BL == self._options.ignore_token_id] = IGNORED
         keep_BL = self._is_not_padding(inputs_BL)
-        if not keep_BL.all():
+        is_full = bool(keep_BL.all())
+        if len(columns_BT) == 1 and (self._documents is not None or not is_full):
+            labels_BL = labels_BL.copy()  # else they are the very numbers that are read as tokens
+        if not is_full:
             labels_BL[~keep_BL] = IGNORED
         if len(columns_BT) > 1:
             self._check_ids(samples, self._columns[-1], labels_BL, first, labels=True)
