@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 _Positions = NDArray[np.int64]
 
+CONTRACT: int
+
 def unpack_rows(
     data: mmap.mmap | bytes,
     rows: _Positions,

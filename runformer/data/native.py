@@ -5,9 +5,26 @@ Everything in it is also written in Python, which is slower: reading rows of 4,0
 
 from __future__ import annotations
 
-try:
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
     from runformer.data import _native as native
-except ImportError:
-    native = None  # type: ignore[assignment]
+else:
+    try:
+        from runformer.data import _native as native
+    except ImportError:
+        native = None
 
 __all__ = ["native"]
+
+_CONTRACT = 1
+
+
+def is_current(module: ModuleType | None) -> bool:
+    """Whether this was compiled from the source beside it: after an update of the code it may be older."""
+    return getattr(module, "CONTRACT", None) == _CONTRACT
+
+
+if not is_current(native):
+    native = None  # type: ignore[assignment]

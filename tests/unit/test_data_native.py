@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from runformer.data import _native
 from runformer.data.mindrecord import Column, MindRecordReader, MindRecordWriter, reader, rows
 from runformer.data.mindrecord.header import LENGTH
 from runformer.data.mindrecord.integers import pack_integers
+from runformer.data.native import is_current
 from runformer.data.order import shuffle_in_python, shuffle_like_libstdcxx
 from runformer.data.records import RowLengthError
 from runformer.errors import DataError
@@ -28,6 +30,13 @@ def integers(kind: str, length: int) -> st.SearchStrategy[Any]:
     bits = WIDTHS if kind == "int64" else st.sampled_from([7, 15, 31])
     number = bits.flatmap(lambda width: st.integers(-(1 << width), (1 << width) - 1))
     return arrays.arrays(kind, (length,), elements=number)
+
+
+def test_what_was_compiled_for_other_code_is_not_used() -> None:
+    assert is_current(_native)
+    assert not is_current(None)
+    assert not is_current(SimpleNamespace())  # type: ignore[arg-type]
+    assert not is_current(SimpleNamespace(CONTRACT=0))  # type: ignore[arg-type]
 
 
 @settings(max_examples=150, deadline=None)
