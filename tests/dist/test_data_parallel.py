@@ -73,6 +73,7 @@ def test_ranks_learn_what_one_process_does(tiny: TinyTask, case: str) -> None:
     assert_same_weights(tiny.folder / "many", tiny.folder / "one")
 
 
+@pytest.mark.slow
 def test_ranks_have_very_different_numbers_of_tokens(tiny: TinyTask) -> None:
     """Else the cases above could not tell a global mean from a mean of means."""
     one = tiny.run("--output_dir", "one", "--batch_size", "2")
@@ -133,6 +134,7 @@ def run_all(commands: list[list[str]], environments: list[dict[str, str]], folde
     return "".join(one.out for one in ended)
 
 
+@pytest.mark.slow  # the original's own numbers are in test_data_parallel_oracle.py
 def test_accumulation_as_the_original_has_it(tiny: TinyTask) -> None:
     """Micro-batches are normalised one by one, so a step's loss is the mean of theirs."""
     original = ("--parallel.reference_semantics", "True", "--gradient_accumulation_steps", "2")

@@ -90,7 +90,7 @@ def test_training_over_two_machines_is_the_single_process(tiny: TinyTask, pair: 
 
 
 @pytest.mark.parametrize(("fault", "code"), [("raise", 1), ("SIGKILL", 137), ("SIGSTOP", 147), ("leave", 1)])
-@pytest.mark.parametrize("who", [0, 3])
+@pytest.mark.parametrize("who", [0, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_fault_on_one_machine_is_named_on_both(
     tmp_path: Path, pair: list[Machine], fault: str, code: int, who: int
 ) -> None:

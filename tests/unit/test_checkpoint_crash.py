@@ -98,7 +98,7 @@ def test_a_kill_at_any_line_leaves_a_whole_checkpoint(folder: Path, second: int)
         assert_next_save_tidies_up(checkpoints)
 
 
-@pytest.mark.parametrize("kills", [200, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [60, pytest.param(1000, marks=pytest.mark.slow)])
 def test_kills_at_random_moments_never_lose_a_finished_checkpoint(folder: Path, kills: int) -> None:
     found = kill_savers(folder, kills)
     assert (found.unloadable, found.lost) == (0, 0)
