@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from runformer.cli.numbers import positive
 from runformer.config.task import LoadOptions, LoraOptions, ModelOptions
 
 FORMS = ("hf", "mindformers", "runformer", "peft")
@@ -80,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--src_strategy_path_or_dir", type=Path, metavar="PATH", help="MindSpore's strategy files")
     parser.add_argument("--dtype", choices=DTYPES, help="the type to write; that of each tensor if left out")
     parser.add_argument("--shard_size", type=_size, default="5GB", metavar="SIZE", help="largest file; default 5GB")
-    parser.add_argument("--workers", type=_positive, default=1, metavar="N", help="files written at a time; default 1")
+    parser.add_argument("--workers", type=positive, default=1, metavar="N", help="files written at a time; default 1")
     parser.add_argument("--no_verify", action="store_true", help="do not compute with what was written")
     parser.add_argument(
         "--allow_pickle", action="store_true", help="read .bin, .pt and .pth files, tensors only, in a child process"
@@ -93,9 +94,3 @@ def _size(text: str) -> int:
     if found is None or float(found[1]) <= 0:
         raise argparse.ArgumentTypeError(f"{text!r} should be a size such as 5GB or 500MB")
     return int(float(found[1]) * _UNITS[found[2] if found[2].endswith("B") or not found[2] else found[2] + "B"])
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} should be a whole number from 1 on")
-    return int(text)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from runformer.cli.numbers import positive, whole
 from runformer.errors import DataError, RunformerError
 
 
@@ -96,27 +97,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_show(show: argparse.ArgumentParser) -> None:
-    show.add_argument("--from", dest="first", type=_whole, default=0, metavar="N", help="the first record, from 0")
-    show.add_argument("--count", type=_whole, default=3, metavar="N", help="how many records (default 3)")
-    show.add_argument("--tokens", type=_whole, default=400, metavar="N", help="at most so many of each (default 400)")
+    show.add_argument("--from", dest="first", type=whole, default=0, metavar="N", help="the first record, from 0")
+    show.add_argument("--count", type=whole, default=3, metavar="N", help="how many records (default 3)")
+    show.add_argument("--tokens", type=whole, default=400, metavar="N", help="at most so many of each (default 400)")
     show.add_argument("--all", action="store_true", help="all tokens")
     show.add_argument("--tokenizer", type=Path, metavar="DIR", help="the model's folder: shows text instead of ids")
 
 
 def _add_stats(stats: argparse.ArgumentParser) -> None:
     text = "positions the model sees; rows have N + 1 tokens (default: as the records are)"
-    stats.add_argument("--seq_length", type=_positive, metavar="N", help=text)
-    stats.add_argument("--pad_token_id", type=_whole, metavar="ID", help="what is padding (default: guessed)")
+    stats.add_argument("--seq_length", type=positive, metavar="N", help=text)
+    stats.add_argument("--pad_token_id", type=whole, metavar="ID", help="what is padding (default: guessed)")
     stats.add_argument("--json", action="store_true", help="one JSON object a file")
-
-
-def _whole(text: str) -> int:
-    if not text.isascii() or not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} should be a whole number from 0 on")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if _whole(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} should be a whole number from 1 on")
-    return int(text)

@@ -33,7 +33,7 @@ def alpaca_converter(argv: Sequence[str]) -> int:
 
 
 def _convert_alpaca(words: argparse.Namespace) -> None:
-    from runformer.data.prepare.chunks import explaining_writes
+    from runformer.data.writing import explaining_writes
 
     target: Path = words.output_path
     beside = target.with_name(f"{target.name}.tmp")
@@ -163,9 +163,10 @@ def _run(words: argparse.Namespace, **options: Any) -> None:
     from runformer.data.prepare.options import PrepareOptions
     from runformer.errors import UsageError
 
-    for name in ("seq_length", "file_partition", "repeat"):
-        if getattr(words, name) < 1:
-            raise UsageError(f"--{name} {getattr(words, name)} should be 1 or more")
+    for name in ("seq_length", "file_partition", "repeat", "samples_num"):
+        number = getattr(words, name)
+        if number is not None and number < 1:
+            raise UsageError(f"--{name} {number} should be 1 or more")
     if words.dataset_type != "qa":
         options |= {"format": "text", "stage": "pretrain"}
     asked = PrepareOptions(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from runformer.cli.numbers import positive, whole
 from runformer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def _add_files(group: argparse._ArgumentGroup) -> None:
         default="mindrecord",
         help="megatron: OUTPUT_text_document.bin and .idx, a document a record",
     )
-    group.add_argument("--shards", type=_positive, default=1, metavar="N", help="MindRecord files to spread rows over")
+    group.add_argument("--shards", type=positive, default=1, metavar="N", help="MindRecord files to spread rows over")
 
 
 def _add_records(group: argparse._ArgumentGroup) -> None:
@@ -175,7 +176,7 @@ def _add_rows(group: argparse._ArgumentGroup) -> None:
         "format",
     )
     group.add_argument(
-        "--seq_length", type=_positive, metavar="N", help="positions the model sees; rows have N + 1 tokens"
+        "--seq_length", type=positive, metavar="N", help="positions the model sees; rows have N + 1 tokens"
     )
     group.add_argument(
         "--columns",
@@ -199,26 +200,14 @@ def _add_rows(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_running(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--workers", type=_positive, metavar="N", help="processes (default: one a core)")
-    group.add_argument("--skip_bad", type=_count, default=0, metavar="N", help="bad records to leave out and list")
+    group.add_argument("--workers", type=positive, metavar="N", help="processes (default: one a core)")
+    group.add_argument("--skip_bad", type=whole, default=0, metavar="N", help="bad records to leave out and list")
     group.add_argument(
-        "--show", type=_count, default=0, metavar="N", help="print the first samples, with what is not learnt in grey"
+        "--show", type=whole, default=0, metavar="N", help="print the first samples, with what is not learnt in grey"
     )
     group.add_argument(
         "--chunk_mb", type=_size, default=32.0, metavar="MB", help="input between two saved states (default: 32)"
     )
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} should be a whole number from 1 on")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} should be a whole number from 0 on")
-    return int(text)
 
 
 def _size(text: str) -> float:

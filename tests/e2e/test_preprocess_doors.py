@@ -117,6 +117,7 @@ def test_mistakes_are_one_message(repository: Path, tmp_path: Path) -> None:
         (CONVERTER, ["--data_path", "none.json"]),
         (LLAMA_SCRIPT, ["--input_glob", "none.txt", "--output_file", "x", "--model_file", "none.model"]),
         (LLAMA_SCRIPT, ["--input_glob", "x", "--output_file", "x", "--model_file", "x", "--seq_length", "0"]),
+        (LLAMA_SCRIPT, ["--input_glob", "x", "--output_file", "x", "--model_file", "x", "--samples_num", "-5"]),
     ):
         done = subprocess.run(
             [sys.executable, repository / script, *words], capture_output=True, text=True, check=False, cwd=tmp_path

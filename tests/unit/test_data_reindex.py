@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from token_rows import ROWS, SMALL, write_rows
 
-from runformer.data.inspect.files import open_dataset, read_header
+from runformer.data.inspect.files import open_dataset
 from runformer.data.inspect.reindex import reindex
 from runformer.data.megatron import IndexedWriter
 from runformer.data.mindrecord import Column, MindRecordReader, MindRecordWriter
+from runformer.data.mindrecord.reader import read_header
 from runformer.errors import DataError
 
 
@@ -156,13 +157,13 @@ def test_an_index_cannot_be_made_for_megatron(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "is not a MindRecord file"), (b"abc", "is not a MindRecord file"), (b"\2\0\0\0\0\0\0\0{}", "not a sound")],
+    [(b"", "is empty"), (b"abc", "is not a MindRecord file"), (b"\2\0\0\0\0\0\0\0{}", "not a sound")],
 )
 def test_other_files_have_no_header(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(DataError, match=message):
         read_header(tmp_path / "x")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="does not exist"):
         read_header(tmp_path / "y")
 
 

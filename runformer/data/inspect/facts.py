@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runformer.data.inspect.files import read_header
 from runformer.data.inspect.indexed import IndexedDocuments
 from runformer.data.mindrecord import MindRecordReader
 from runformer.data.mindrecord.header import BLOB, RAW, Header
 from runformer.data.mindrecord.index import index_path
+from runformer.data.mindrecord.reader import read_header
 from runformer.data.mindrecord.schema import Column
 from runformer.data.records import Records
 

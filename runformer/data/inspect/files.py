@@ -10,14 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from runformer.data.inspect.indexed import IndexedDocuments, megatron_prefix
-from runformer.data.mindrecord.header import LENGTH, Header, parse_header
 from runformer.data.open import open_mindrecord
 from runformer.data.records import Records
 from runformer.errors import DataError
 
 _TOKENS = ("input_ids", "tokens")
 _LABELS = ("labels", "target_ids")
-_COPY_AGAIN = "copy the file again, or make it anew"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,27 +75,3 @@ def _columns_of_ids(records: Records) -> list[str]:
     first = records.read_columns(0, list(records.column_names))
     arrays = ((name, value) for name, value in first.items() if isinstance(value, np.ndarray))
     return [name for name, value in arrays if value.ndim == 1 and value.dtype.kind in "iu"]
-
-
-def read_header(path: Path) -> Header:
-    """The header of one MindRecord file; its index is not looked at.
-
-    Raises:
-        DataError: there is no such file, or it is no sound MindRecord file.
-    """
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(0)
-            start = file.read(LENGTH.size)
-            length = LENGTH.unpack(start)[0] if len(start) == LENGTH.size else 0
-            text = file.read(length) if 0 < length <= size - LENGTH.size else b""
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}", hint="check the path of the dataset") from error
-    # The format has no magic number: a length that fits and a brace are the first signs of it.
-    if not text.startswith(b"{"):
-        raise DataError(f"{path} is not a MindRecord file, or its start is damaged", hint=_COPY_AGAIN)
-    try:
-        return parse_header(text, size)
-    except ValueError as error:
-        raise DataError(f"{path} is not a sound MindRecord file: {error}", hint=_COPY_AGAIN) from error

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from runformer.data.inspect.files import read_header
 from runformer.data.inspect.indexed import megatron_prefix
 from runformer.data.mindrecord.header import Header
 from runformer.data.mindrecord.index import index_path, write_index
+from runformer.data.mindrecord.reader import read_header
 from runformer.data.mindrecord.sqlite import connect_to_index
 from runformer.data.open import mindrecord_files
 from runformer.errors import DataError

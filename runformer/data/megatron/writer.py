@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -24,6 +23,7 @@ from runformer.data.megatron.layout import (
     data_path,
     index_path,
 )
+from runformer.data.writing import explaining_writes
 from runformer.errors import DataError
 
 _BUFFER = 1 << 20  # bytes
@@ -67,7 +67,7 @@ class IndexedWriter:
         """
         data, lengths = self._open_files()
         row = self._checked(np.asarray(tokens))
-        with self._explaining_failure():
+        with explaining_writes(data_path(self._prefix)):
             data.write(np.ascontiguousarray(row, dtype=self._dtype).data)
             lengths.write(LENGTH.type(row.size).tobytes())
         self._sequences += 1
@@ -115,16 +115,8 @@ class IndexedWriter:
         for first in range(0, self._sequences + 1, _CHUNK):
             index.write(np.arange(first, min(first + _CHUNK, self._sequences + 1), dtype=DOCUMENT).tobytes())
 
-    @contextmanager
-    def _explaining_failure(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            message = f"{data_path(self._prefix)} cannot be written: {error.strerror or error}"
-            raise DataError(message, hint="check that the folder exists, is writable and has room") from error
-
     def __enter__(self) -> Self:
-        with self._explaining_failure():
+        with explaining_writes(data_path(self._prefix)):
             # Files are made in a folder beside the place where they go, on the same disk: renaming them is at once.
             self._folder = Path(tempfile.mkdtemp(dir=self._prefix.parent, prefix=f".{self._prefix.name}-"))
             try:
@@ -140,7 +132,7 @@ class IndexedWriter:
     ) -> None:
         try:
             if kind is None:
-                with self._explaining_failure():
+                with explaining_writes(data_path(self._prefix)):
                     self._commit()
         finally:
             self._clean_up()

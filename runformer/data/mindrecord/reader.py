@@ -285,6 +285,16 @@ def _map_file(path: Path) -> mmap.mmap:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
+def read_header(path: Path) -> Header:
+    """The header of one data file; its index and its records are not looked at.
+
+    Raises:
+        DataError: there is no such file, or it is no sound MindRecord file.
+    """
+    with _map_file(path) as data:
+        return _read_header(path, data)
+
+
 def _read_header(path: Path, data: mmap.mmap) -> Header:
     if data[-len(_ENCRYPTED) :] == _ENCRYPTED:
         raise DataError(f"{path} is encrypted", hint="write it again without set_enc_key")

@@ -6,7 +6,6 @@ import mmap
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,6 +15,7 @@ from runformer.data.mindrecord.index import index_path, write_index
 from runformer.data.mindrecord.paging import PagedFile
 from runformer.data.mindrecord.records import Record, encode_record
 from runformer.data.mindrecord.schema import Column, check_names
+from runformer.data.writing import explaining_writes
 from runformer.errors import DataError
 
 _KIB, _MIB = 1 << 10, 1 << 20
@@ -76,7 +76,7 @@ class MindRecordWriter:
             DataError: a record has not the columns, types and shapes of the schema, or is larger than a page.
         """
         encoded = [self._encode(number, record) for number, record in enumerate(records, self._rows)]
-        with self._explaining_failure():
+        with explaining_writes(self._path):
             for shard, run in self._runs(encoded):
                 self._files[shard].append([blob for blob, _, _ in run], [raw for _, raw, _ in run])
                 self._saved += sum(saved for _, _, saved in run)
@@ -136,16 +136,8 @@ class MindRecordWriter:
         with staged.open("rb") as data, mmap.mmap(data.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
             write_index(index_path(staged), names[shard], mapped, header)
 
-    @contextmanager
-    def _explaining_failure(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            message = f"{self._path} cannot be written: {error.strerror or error}"
-            raise DataError(message, hint="check that the folder exists, is writable and has room") from error
-
     def __enter__(self) -> Self:
-        with self._explaining_failure():
+        with explaining_writes(self._path):
             # Files are made in a folder beside the place where they go, on the same disk: renaming them is at once.
             self._folder = Path(tempfile.mkdtemp(dir=self._path.parent, prefix=f".{self._path.name}-"))
             try:
@@ -161,7 +153,7 @@ class MindRecordWriter:
     ) -> None:
         try:
             if kind is None:
-                with self._explaining_failure():
+                with explaining_writes(self._path):
                     self._commit()
         finally:
             self._clean_up()

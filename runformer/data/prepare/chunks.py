@@ -21,6 +21,7 @@ import numpy as np
 from runformer.data.prepare.blocks import Position
 from runformer.data.prepare.encode import Counts, Samples
 from runformer.data.prepare.records import BadRecord
+from runformer.data.writing import explaining_writes
 from runformer.errors import DataError
 
 _MANIFEST = "manifest.json"
@@ -251,13 +252,3 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def explaining_writes(path: Path) -> Iterator[None]:
-    """Turn a failure of the file system into a message for a person."""
-    try:
-        yield
-    except OSError as error:
-        message = f"{path} cannot be written: {error.strerror or error}"
-        raise DataError(message, hint="check that the folder exists, is writable and has room") from error

@@ -14,7 +14,7 @@ import xxhash
 from runformer.config.task import TokenizerOptions
 from runformer.data.formats import COLUMN_NAMES, FORMATS, Format, Stage, detect_format
 from runformer.data.prepare.blocks import Block, Position, text_blocks
-from runformer.data.prepare.chunks import WorkFolder, explaining_writes, write_file
+from runformer.data.prepare.chunks import WorkFolder, write_file
 from runformer.data.prepare.encode import BlockEncoder, Counts, EncodeOptions, Result, Samples
 from runformer.data.prepare.json_list import list_blocks
 from runformer.data.prepare.options import Documents, PrepareOptions
@@ -25,6 +25,7 @@ from runformer.data.prepare.report import Report
 from runformer.data.prepare.rows import RowCounts
 from runformer.data.prepare.sources import Source, find_sources
 from runformer.data.prepare.tables import Wanted, table_blocks
+from runformer.data.writing import explaining_writes
 from runformer.errors import DataError, RunformerError, TokenizerError, UsageError
 from runformer.tokenizer import Tokenizer, load_tokenizer
 
