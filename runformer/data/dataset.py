@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from runformer.config.data_sources import TableFiles
 from runformer.config.task import DataOptions, DocumentOptions
 from runformer.data import IGNORED
 from runformer.data.batch import TokenBatch
@@ -233,6 +234,10 @@ def _check_columns(records: Records, options: DataOptions) -> None:
         if column not in records.column_names:
             nearest = get_close_matches(column, records.column_names, n=1, cutoff=0.0)[0]
             hint = f"did you mean {nearest!r}? {options.section}.input_columns names the columns to read"
+            if isinstance(options.source, TableFiles) and not options.source.handlers:
+                hint = (
+                    "data handlers make tokens of text: MessagesDataHandler, AlpacaInstructDataHandler, TextDataHandler"
+                )
             text = f"{records.name} has no column {column!r}; it has {', '.join(records.column_names)}"
             raise DataError(text, hint=hint)
     first = records.read_columns(0, options.columns[:2]) if len(records) else {}

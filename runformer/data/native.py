@@ -1,6 +1,6 @@
 """The compiled part of this room, where there is one: installing without a compiler leaves it out.
 
-Everything in it is also written in Python, which is slower: reading rows of 4,096 tokens, about ten times.
+Everything in it is also written in Python, which is many times slower.
 """
 
 from __future__ import annotations

@@ -100,7 +100,9 @@ def reader() -> Iterator[Finding]:
         yield ok("reader", "the reader of datasets is compiled")
     else:
         advice = "install a C compiler, then this package again, with --no-cache-dir"
-        yield note("reader", "the reader of datasets is not compiled, or for older code: ten times slower", advice)
+        yield note(
+            "reader", "the reader of datasets is not compiled, or for older code: it is many times slower", advice
+        )
 
 
 def all_reduce() -> Iterator[Finding]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,11 @@ from tables import encode, json_lines, method, of_files, opened, pack, with_hand
 from tokenizer_texts import CORPUS, write_json
 
 from runformer import plugins
-from runformer.config.data_sources import HandlerOptions
-from runformer.config.task import PluginOptions
+from runformer.config.data_sources import HandlerOptions, TableFiles
+from runformer.config.task import DataOptions, PluginOptions, TokenizerOptions
+from runformer.data.dataset import TokenDataset
 from runformer.data.records import Records
+from runformer.data.tables.build import open_table
 from runformer.errors import DataError, TokenizerError
 from runformer.tokenizer import Tokenizer, load_tokenizer
 
@@ -353,3 +357,14 @@ def test_what_is_learnt_is_the_answer(tmp_path_factory: Any, instruction: str, c
     learnt = [token for token, label in zip(encoded.tokens, encoded.labels, strict=True) if label != -100]
     assert own.decode(learnt, False) == f" {answer}<|end|>"
     assert [label for label in encoded.labels if label != -100] == encoded.tokens[-len(learnt) :]
+
+
+def test_text_needs_handlers_and_they_a_tokenizer(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "x.json").write_text(json.dumps([{"messages": MESSAGES}]))
+    files = TableFiles((tmp_path / "x.json",), "json", {"train": (tmp_path / "x.json",)})
+    with pytest.raises(DataError) as caught:
+        TokenDataset(DataOptions(files, ("input_ids",), None, 0), 16, 300)
+    assert "data handlers make tokens of text: MessagesDataHandler" in str(caught.value)
+    without = replace(encode("messages", folder), tokenizer=TokenizerOptions())
+    with pytest.raises(TokenizerError, match=r"eval_dataset.data_loader.handler\[0\].tokenizer is not set"):
+        open_table(replace(files, handlers=(without,)), seed=0, pad_token_id=None, section="eval_dataset")

@@ -11,7 +11,8 @@ from runformer.data.tables.files import open_files
 from runformer.data.tables.pack import pack
 from runformer.data.tables.pick import apply_method
 from runformer.data.tables.stream import open_stream
-from runformer.tokenizer import load_tokenizer
+from runformer.errors import TokenizerError
+from runformer.tokenizer import Tokenizer, load_tokenizer
 
 
 def open_table(source: TableFiles, *, seed: int, pad_token_id: int | None, section: str) -> Records:
@@ -34,7 +35,7 @@ def open_table(source: TableFiles, *, seed: int, pad_token_id: int | None, secti
             case MethodOptions():
                 records = apply_method(records, handler, seed)
             case EncodeOptions():
-                tokenizer = load_tokenizer(handler.tokenizer.directory, handler.tokenizer)
+                tokenizer = _tokenizer(handler, f"{section}.data_loader.handler[{number}]")
                 if pad_token_id is None:
                     pad_token_id = tokenizer.pad_id if tokenizer.pad_id is not None else tokenizer.eos_id
                 records = EncodedRecords(records, handler, tokenizer, pad_token_id or 0)
@@ -45,3 +46,11 @@ def open_table(source: TableFiles, *, seed: int, pad_token_id: int | None, secti
                 more = any(isinstance(later, EncodeOptions | PluginOptions) for later in source.handlers[number + 1 :])
                 records = HandledRecords(records, [handler], section, of_tokens=not more)
     return records
+
+
+def _tokenizer(handler: EncodeOptions, key: str) -> Tokenizer:
+    files = handler.tokenizer
+    if not any((files.directory, files.tokenizer_file, files.vocab_file, files.merges_file)):
+        hint = "set it to the model's folder, or pretrained_model_dir, beside whose weights a tokenizer lies"
+        raise TokenizerError(f"{key}.tokenizer is not set, and records of text need one", hint=hint)
+    return load_tokenizer(files.directory, files)
